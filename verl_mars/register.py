@@ -1,0 +1,87 @@
+"""verl's entry point (group ``verl.plugins``, name ``mars``): the only import side effect of verl-mars.
+
+``import verl`` imports this module in every process: the driver, the task runner and every Ray worker. It must cost
+them next to nothing, so nothing of verl is imported here: each piece waits until the module of verl that it belongs to
+is imported by somebody else, and registers itself then. Importing this module twice changes nothing.
+
+verl swallows an exception of a plugin and goes on without it, which a user would meet much later as "Unknown advantage
+estimator". So an exception is kept in :data:`FAILURES`, and a stand-in takes the place of what could not be loaded: it
+raises :class:`PluginError` with the reason as soon as it is used. The trainer mode is used before any model is loaded.
+"""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from verl_mars import _compat
+
+SUPPORTED_VERL = ">=0.9.1,<0.10"
+ESTIMATORS = {"mars": "verl_mars.trainer.estimators:mars"}
+REWARD_MANAGERS = {"mars": "verl_mars.reward.manager:MarsRewardManager"}
+TRAINER_MODES = {"mars_sync": "verl_mars.trainer.modes:MarsTrainerSync"}
+
+FAILURES: list[str] = []
+"""Why parts of the plugin could not be loaded in this process. Empty: all is well so far."""
+
+
+class PluginError(RuntimeError):
+    """verl-mars is installed but could not be loaded; the message says why."""
+
+
+def check_verl_version() -> None:
+    """Refuse a verl that this version of verl-mars was not made for.
+
+    Raises:
+        PluginError: naming the version found and the versions supported.
+    """
+    import verl
+    from packaging.specifiers import SpecifierSet
+
+    if not SpecifierSet(SUPPORTED_VERL).contains(verl.__version__, prereleases=True):
+        raise PluginError(
+            f"verl {verl.__version__} is installed, but this verl-mars needs verl{SUPPORTED_VERL}; "
+            f'pip install "verl{SUPPORTED_VERL}"'
+        )
+
+
+def _load(path: str) -> Any:
+    """The object at ``module:name``; where it cannot be loaded, a stand-in that raises the reason when it is called."""
+    module, _, name = path.partition(":")
+    try:
+        check_verl_version()
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever it is, verl would swallow it here: it is raised when the part is used
+        reason = f"verl-mars could not load {path}: {type(error).__name__}: {error}"
+        if reason not in FAILURES:
+            FAILURES.append(reason)
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise PluginError(reason)
+
+        return refuse
+
+
+def _register_estimators(core_algos: ModuleType) -> None:
+    for name, path in ESTIMATORS.items():
+        core_algos.register_adv_est(name)(_load(path))
+
+
+def _register_reward_managers(reward_manager: ModuleType) -> None:
+    for name, path in REWARD_MANAGERS.items():
+        reward_manager.register(name)(_load(path))
+
+
+def _register_trainer_modes(v1: ModuleType) -> None:
+    for name, path in TRAINER_MODES.items():
+        part = _load(path)
+        if not isinstance(part, type):  # verl accepts trainer classes only
+            part = type("UnloadedTrainer", (v1.PPOTrainer,), {"__init__": part, "__abstractmethods__": frozenset()})
+        v1.register_trainer(name)(part)
+
+
+_compat.define_missing_torchvision_ops()
+wrapt.register_post_import_hook(_register_estimators, "verl.trainer.ppo.core_algos")
+wrapt.register_post_import_hook(_register_reward_managers, "verl.experimental.reward_loop.reward_manager")
+wrapt.register_post_import_hook(_register_trainer_modes, "verl.trainer.ppo.v1")

@@ -1,0 +1,112 @@
+"""The agent-loop worker that rolls out mono sessions beside the fused ones."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from typing import Any
+
+from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
+
+from verl_mars import _compat
+from verl_mars.rollout.anchors import Anchors
+from verl_mars.settings import MarsSettings
+from verl_mars.views import Mono, Row, Source, sources_of_row
+
+logger = logging.getLogger(__name__)
+
+VIEW_FIELD = "mars_view"
+"""Marks a session of a view other than the fused one; such a session is scored and never stored."""
+
+_SEEDED_ENGINES = ("transformers",)
+"""Rollout engines that take a seed for each request at no cost. vLLM takes one too but samples slower with it."""
+
+_Worker: Any = _compat.agent_loop_worker_class()
+
+
+class MarsAgentLoopWorker(_Worker):
+    """verl's ``AgentLoopWorkerTQ`` plus K mono sessions for each training prompt.
+
+    The mono sessions start first and run beside the n fused sessions of the prompt, in the same request to the engine.
+    They are scored by the same reward manager, against their source's own ground truth where it has one. A fused
+    trajectory waits for the anchors of its prompt before it is written to TransferQueue, so they are there before verl
+    marks the group finished. A mono trajectory is never written. A failed mono session leaves its anchor out.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mars = MarsSettings.from_algorithm(self.config.algorithm)
+        self.with_anchors = self.config.algorithm.adv_estimator == "mars"
+        rollout = self.config.actor_rollout_ref.rollout
+        self.seeds_sessions = rollout.name in _SEEDED_ENGINES or bool(rollout.get("full_determinism", False))
+        self.anchors_of_prompt: dict[str, asyncio.Task[Anchors]] = {}
+
+    async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        if trajectory["validate"] or not self.with_anchors:
+            return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        uid = prompt["uid"]
+        anchors = asyncio.create_task(self._roll_out_anchors(dict(prompt), sampling_params, trajectory))
+        self.anchors_of_prompt[uid] = anchors
+        try:
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        finally:
+            del self.anchors_of_prompt[uid]
+            anchors.cancel()  # without effect unless every fused session failed before it asked for the anchors
+
+    async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
+        if self.seeds_sessions:
+            identity = (kwargs["index"], kwargs.get(VIEW_FIELD, "fused"), kwargs["session_id"])
+            sampling_params = dict(sampling_params, seed=self._session_seed(trajectory, *identity))
+        return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
+        if VIEW_FIELD in kwargs:
+            outputs = output if isinstance(output, list) else [output]
+            await self._compute_score(outputs, kwargs=kwargs)
+            return outputs[-1].reward_score
+        if not validate and self.with_anchors:
+            anchors = await self.anchors_of_prompt[kwargs["uid"]]
+            kwargs.update(anchors.fields())
+        return await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+    async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict) -> Anchors:
+        """All mono sessions of one prompt, side by side. Never raises: what fails is logged and missing."""
+        start = time.monotonic()
+        try:
+            sources = sources_of_row(prompt)
+        except ValueError as error:
+            logger.error("prompt uid %s (index %s) has no anchors: %s", prompt["uid"], prompt.get("index"), error)
+            return Anchors.missing(["unknown"])
+        if len(sources) == 1:  # its mono view is its fused view: an anchor would be one more rollout
+            return Anchors.missing([sources[0].name])
+        planned = [(source, i) for source in sources for i in range(self.mars.anchors_per_source)]
+        scores = await asyncio.gather(*(self._anchor(s, i, prompt, sampling_params, trajectory) for s, i in planned))
+        return Anchors(tuple(scores), tuple(source.name for source, _ in planned), time.monotonic() - start)
+
+    async def _anchor(self, source: Source, number: int, prompt: Row, sampling_params: dict, trajectory: dict) -> float:
+        """The reward of one mono session; NaN where it failed."""
+        params = dict(sampling_params)
+        if self.mars.anchors_per_source == 1:
+            apply_greedy_sampling_params(params)
+        view = Mono(source, self.mars.mono_prompt)
+        try:
+            row = view.render(prompt)
+            row.pop("__rollout_n__", None)
+            row.pop("__do_sample__", None)
+            session = self._run_agent_loop(
+                params, trajectory, trace=False, session_id=number, **{VIEW_FIELD: view.name}, **row
+            )
+            score = await asyncio.wait_for(session, self.mars.anchor_timeout_seconds)
+            return float(score)
+        except Exception as error:  # one failed session, of whatever kind, must not take its group down
+            logger.error(
+                "prompt uid %s (index %s): the session of %s failed, its anchor is missing: %s: %s",
+                *(prompt["uid"], prompt.get("index"), view.name, type(error).__name__, error),
+            )
+            return float("nan")
+
+    def _session_seed(self, trajectory: dict, index: Any, view: str, session: int) -> int:
+        """A seed from what the session is, never from when it happens to run."""
+        seed = self.config.actor_rollout_ref.rollout.get("seed", 0)
+        identity = (seed, trajectory["step"], trajectory["validate"], index, view, session)
+        return int.from_bytes(hashlib.blake2b(repr(identity).encode(), digest_size=4).digest(), "big") >> 1

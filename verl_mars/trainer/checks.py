@@ -1,0 +1,121 @@
+"""What is refused before any model is loaded; ``verl-mars doctor`` runs the same checks."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from verl_mars.register import TRAINER_MODES
+from verl_mars.settings import MarsSettings
+
+MANAGER_CLASS = "verl_mars.rollout.manager.MarsAgentLoopManager"
+
+
+def raise_on_faults(config: DictConfig) -> None:
+    """Check a run's whole configuration and its training data.
+
+    Raises:
+        ValueError: all faults at once, a line each.
+    """
+    faults = [*config_faults(config)]
+    if not faults and uses_anchors(config):
+        faults = data_faults(config)
+    if faults:
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        raise ValueError(f"verl-mars refuses this run before any model is loaded:\n{lines}")
+
+
+def uses_anchors(config: DictConfig) -> bool:
+    """Whether a run rolls out mono sessions."""
+    return config.algorithm.adv_estimator == "mars"
+
+
+def config_faults(config: DictConfig) -> Iterator[str]:
+    """A sentence for each setting that cannot work, naming key, value and what is allowed."""
+    yield from _estimator_faults(config)
+    if not uses_anchors(config):
+        return
+    yield from _mars_faults(config)
+    yield from _rollout_faults(config)
+
+
+def _estimator_faults(config: DictConfig) -> Iterator[str]:
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, AdvantageEstimator
+
+    name = config.algorithm.adv_estimator
+    known = sorted({*ADV_ESTIMATOR_REGISTRY, AdvantageEstimator.GAE.value})
+    if name not in known:
+        yield f"algorithm.adv_estimator = {name!r} is not registered with verl; known: {', '.join(known)}"
+    if "mars" in config.algorithm and not uses_anchors(config):
+        return  # a recipe whose estimator was changed on the command line, to compare
+    try:
+        MarsSettings.from_algorithm(config.algorithm)
+    except ValueError as error:
+        yield from str(error).split("\n")
+
+
+def _mars_faults(config: DictConfig) -> Iterator[str]:
+    mode = config.trainer.v1.trainer_mode
+    if not config.trainer.use_v1:
+        yield "trainer.use_v1 = False: algorithm.adv_estimator=mars needs verl's v1 trainer; set it to true"
+    if mode not in TRAINER_MODES:
+        yield (
+            f"trainer.v1.trainer_mode = {mode!r} rolls out no anchors; "
+            f"algorithm.adv_estimator=mars needs one of {', '.join(TRAINER_MODES)}"
+        )
+    if config.algorithm.use_kl_in_reward:
+        yield (
+            "algorithm.use_kl_in_reward = True with adv_estimator=mars: the fused rewards would carry a KL penalty and "
+            "the anchors none; use actor_rollout_ref.actor.use_kl_loss=true instead"
+        )
+    reward_model = config.reward.reward_model
+    if reward_model.enable and not reward_model.enable_resource_pool:
+        yield (
+            "reward.reward_model.enable_resource_pool = False: a colocated reward model scores after the rollout, "
+            "but anchors are scored during it; give the reward model its own pool or use a rule-based reward"
+        )
+
+
+def _rollout_faults(config: DictConfig) -> Iterator[str]:
+    rollout = config.actor_rollout_ref.rollout
+    if not isinstance(rollout.n, int) or rollout.n < 2:
+        yield (
+            f"actor_rollout_ref.rollout.n = {rollout.n}: a group of one has no spread to compare within; "
+            "set it to 2 or more (the paper: 14 with GRPO, 12 with DAPO)"
+        )
+    manager = rollout.agent.get("agent_loop_manager_class")
+    if manager not in (None, MANAGER_CLASS):
+        yield (
+            f"actor_rollout_ref.rollout.agent.agent_loop_manager_class = {manager!r} does not roll out anchors; "
+            f"leave it out or set it to {MANAGER_CLASS}"
+        )
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    ranks //= config.actor_rollout_ref.actor.get("ulysses_sequence_parallel_size", 1) or 1
+    rows = rollout.n * config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if ranks > 0 and isinstance(rows, int) and rows % ranks:
+        yield (
+            f"actor_rollout_ref.rollout.n x actor.ppo_mini_batch_size = {rows} rows do not divide among {ranks} "
+            "data-parallel ranks; verl would stop at the first actor update"
+        )
+
+
+def data_faults(config: DictConfig, progress: bool = False) -> list[str]:
+    """A sentence for each faulty row or image of the training files (the first 20)."""
+    from verl_mars.data.check import check_files
+
+    if not MarsSettings.from_algorithm(config.algorithm).check_data:
+        return []
+    files = training_files(config)
+    if not files:
+        return ["data.train_files names no file"]
+    limit = config.actor_rollout_ref.rollout.get("limit_images")
+    report = check_files(files, max_images=limit, need_sources=True, progress=progress)
+    return [str(fault) for fault in report.faults]
+
+
+def training_files(config: DictConfig) -> Sequence[str]:
+    """``data.train_files`` as a list of paths."""
+    files: Any = config.data.train_files
+    if isinstance(files, ListConfig):
+        files = OmegaConf.to_container(files)
+    return [files] if isinstance(files, str) else list(files or [])

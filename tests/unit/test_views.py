@@ -1,0 +1,114 @@
+"""Views of a row: which images, which text, which ground truth."""
+
+import copy
+
+import pytest
+
+from verl_mars.views import Fused, Mono, Source, sources_of_row
+
+
+def image(name):
+    return {"type": "image", "image": f"/data/{name}.png"}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+@pytest.fixture
+def row():
+    content = [image("rgb"), text(" and "), image("ir"), text("\nWhere is the person?")]
+    return {
+        "raw_prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}],
+        "reward_model": {"style": "rule", "ground_truth": "fused truth"},
+        "uid": "u1",
+    }
+
+
+def shown(row):
+    return row["raw_prompt"][-1]["content"]
+
+
+def test_fused_is_the_row(row):
+    assert Fused().render(row) is row
+
+
+def test_repeat_fills_every_placeholder_with_the_source(row):
+    assert shown(Mono(Source("ir", (1,))).render(row)) == [
+        *(image("ir"), text(" and "), image("ir")),
+        text("\nWhere is the person?"),
+    ]
+
+
+def test_repeat_takes_the_images_of_a_source_in_turn(row):
+    row["raw_prompt"][1]["content"].insert(0, image("rgb_left"))  # images: rgb_left, rgb, ir
+    got = [part["image"] for part in shown(Mono(Source("rgb", (0, 1))).render(row)) if part["type"] == "image"]
+    assert got == ["/data/rgb_left.png", "/data/rgb.png", "/data/rgb_left.png"]
+
+
+def test_drop_leaves_other_placeholders_out(row):
+    assert shown(Mono(Source("ir", (1,)), "drop").render(row)) == [
+        *(text(" and "), image("ir")),
+        text("\nWhere is the person?"),
+    ]
+
+
+@pytest.mark.parametrize("mono_prompt", ["repeat", "drop"])
+def test_own_prompt_wins_and_keeps_the_system_message(row, mono_prompt):
+    view = Mono(Source("ir", (1,), prompt="Infrared: <image> Where is the person?"), mono_prompt).render(row)
+    assert view["raw_prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [text("Infrared: "), image("ir"), text(" Where is the person?")]},
+    ]
+
+
+def test_own_prompt_needs_a_placeholder_an_image(row):
+    with pytest.raises(ValueError, match="source 'ir' has 2 <image>, but the source has 1 images"):
+        Mono(Source("ir", (1,), prompt="<image><image>?")).render(row)
+
+
+def test_own_ground_truth_replaces_the_fused_one(row):
+    assert Mono(Source("ir", (1,), ground_truth="ir truth")).render(row)["reward_model"] == {
+        "style": "rule",
+        "ground_truth": "ir truth",
+    }
+    assert Mono(Source("ir", (1,))).render(row)["reward_model"]["ground_truth"] == "fused truth"
+
+
+@pytest.mark.parametrize("source", [Source("ir", (1,), "<image>?", "t"), Source("rgb", (0,))])
+@pytest.mark.parametrize("mono_prompt", ["repeat", "drop"])
+def test_rendering_changes_nothing_in_place(row, source, mono_prompt):
+    before = copy.deepcopy(row)
+    Mono(source, mono_prompt).render(row)
+    assert row == before
+
+
+def test_an_image_that_is_not_there_is_named(row):
+    with pytest.raises(ValueError, match="source 'depth' names image 2, but the prompt has images 0 to 1"):
+        Mono(Source("depth", (2,))).render(row)
+
+
+def test_sources_of_a_row():
+    column = [
+        {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None},
+        {"name": "depth", "images": [1, 2], "prompt": "<image><image>?", "ground_truth": "{}"},
+    ]
+    assert sources_of_row({"sources": column}) == (
+        Source("rgb", (0,)),
+        Source("depth", (1, 2), "<image><image>?", "{}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (None, "no `sources`"),
+        ([], "no `sources`"),
+        ([{"name": "rgb", "images": []}], "at least one image"),
+        ([{"name": "", "images": [0]}], "needs a name"),
+        ([{"name": "rgb", "images": [0]}, {"name": "rgb", "images": [1]}], "listed 2 times"),
+    ],
+)
+def test_broken_sources_are_refused(column, words):
+    with pytest.raises(ValueError, match=words):
+        sources_of_row({"sources": column})

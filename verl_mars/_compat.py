@@ -14,7 +14,7 @@ def agent_loop_worker_class() -> type:
     """
     from verl.trainer.ppo.v1 import AgentLoopWorkerTQ
 
-    return AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    return AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 def use_base_mode(config: Any, base_mode: str) -> None:

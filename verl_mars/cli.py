@@ -1,0 +1,80 @@
+"""``verl-mars``: demo, doctor, data, score."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
+
+
+@app.command()
+def doctor(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides of the recipe, as for verl.")] = None,
+    config_name: Annotated[str | None, typer.Option(help="Also check this recipe and its data.")] = None,
+    ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
+) -> None:
+    """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
+    from verl_mars.doctor import inspect_plugin, inspect_ray_worker, recipe_faults
+
+    console = Console(soft_wrap=True)
+    with console.status("importing verl"):
+        here = inspect_plugin()
+    table = Table("", "", show_header=False, box=None)
+    for package, version in here.versions.items():
+        table.add_row(package, version)
+    table.add_row("entry points", ", ".join(here.entry_points) or "-")
+    table.add_row("VERL_USE_EXTERNAL_PLUGINS", here.policy)
+    table.add_row("loaded by verl", "yes" if here.loaded else "no")
+    for kind, names in here.registered.items():
+        table.add_row(f"registered {kind}", ", ".join(names))
+    console.print(table)
+
+    faults = list(here.faults)
+    if ray:
+        with console.status("asking a Ray worker"):
+            worker = inspect_ray_worker()
+        faults += [f"inside a Ray worker: {fault}" for fault in worker.faults]
+        differing = [p for p, version in worker.versions.items() if version != here.versions.get(p)]
+        faults += [
+            f"inside a Ray worker: {package} is {worker.versions[package]}, here {here.versions.get(package, '-')}"
+            for package in differing
+        ]
+    if config_name is not None:
+        faults += [f"{config_name}: {fault}" for fault in recipe_faults(config_name, overrides or [])]
+    for fault in faults:
+        console.print(f"[red]fault[/red] {escape(fault)}", highlight=False)
+    if faults:
+        raise typer.Exit(1)
+    console.print("[green]no faults[/green]")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("outputs/demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 40,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    track: Annotated[str, typer.Option(help="`default` or `interference`.")] = "default",
+    algorithm: Annotated[str, typer.Option(help="`mars` or `grpo`.")] = "mars",
+) -> None:
+    """A MARS training run on a CPU: the toy world, a warm start, training with verl, evaluation, pictures."""
+    from verl_mars.toy.demo import demo as run
+
+    run(out=out, steps=steps, seed=seed, track=track, algorithm=algorithm)
+
+
+def _mount(name: str, module: str) -> None:
+    app.add_typer(import_module(module).app, name=name)
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -180,7 +180,7 @@ def test_padding_rows_are_marked_by_tag_and_carry_copies_of_all_fields():
         "multi_modal_inputs": {"pixel_values": torch.zeros(1)},
     }
     row, tag = construct_minimal_padding_template(source, {"status": "success"}, eos_token_id=1)
-    ours = "verl_mars/trainer/mixin.py (counted)"
+    ours = "verl_mars/trainer/keys.py"
     expect(tag.get("is_padding") is True, "the tag of padding rows (is_padding)", ours)
     expect("anchor_scores" in row, "padding rows no longer copy unknown fields", ours)
     expect(row["rm_scores"].sum() == 0 and row["response_mask"].sum() == 0, "reward or mask of padding rows", ours)
@@ -193,7 +193,7 @@ def test_padding_rows_have_uids_and_keys_of_their_own():
     expect(
         'f"pad{uuid.uuid4().hex}"' in source and 'f"{pad_uid}_{local_idx}_0"' in source,
         "the uid or the key of padding rows",
-        "verl_mars/trainer/mixin.py (final_outputs, counted)",
+        "verl_mars/trainer/keys.py",
     )
 
 
@@ -232,7 +232,7 @@ def test_key_of_a_trajectory():
     expect(
         'f"{uid}_{session_id}_{i}"' in source,
         "the key of a trajectory, {uid}_{session}_{output}",
-        "verl_mars/trainer/mixin.py (final_outputs) and verl_mars/rollout/replay_buffer.py",
+        "verl_mars/trainer/keys.py and verl_mars/rollout/replay_buffer.py",
     )
 
 

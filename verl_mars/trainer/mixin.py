@@ -12,6 +12,7 @@ from verl_mars.rollout.anchors import ANCHOR_FIELDS
 from verl_mars.rollout.replay_buffer import OrderedReplayBuffer, OrderedReplayBufferAsync, set_poll_interval
 from verl_mars.trainer.checks import MANAGER_CLASS, raise_on_faults
 from verl_mars.trainer.estimators import anchor_scope
+from verl_mars.trainer.keys import counted_rows
 from verl_mars.trainer.metrics import mars_metrics
 
 
@@ -43,7 +44,7 @@ class AnchorsMixin:
         scores = data["anchor_scores"]
         if scores.is_nested:  # prompts with different numbers of sources
             scores = scores.to_padded_tensor(torch.nan)
-        counted = final_outputs(batch.keys) & torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
+        counted = counted_rows(batch.keys, batch.tags)
         with anchor_scope(scores, counted) as scope:
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         stats = scope.statistics
@@ -56,17 +57,3 @@ class AnchorsMixin:
         seconds = torch.as_tensor(data["anchor_seconds"].tolist(), dtype=torch.float64)
         metrics["timing_s/anchors"] = seconds[counted].max().item() if counted.any() else 0.0
         return batch
-
-
-def final_outputs(keys: list[str]) -> torch.Tensor:
-    """(B,) bool: the last output of each session, from verl's keys ``{uid}_{session}_{output}``.
-
-    A session with several outputs (multi-turn) is one rollout: it counts once in its group.
-    """
-    last: dict[str, tuple[int, int]] = {}
-    for row, key in enumerate(keys):
-        session, _, output = key.rpartition("_")
-        last[session] = max(last.get(session, (-1, -1)), (int(output), row))
-    counted = torch.zeros(len(keys), dtype=torch.bool)
-    counted[[row for _, row in last.values()]] = True
-    return counted

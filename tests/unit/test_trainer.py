@@ -1,0 +1,103 @@
+"""The estimator's hand-over, the counted rows and the metrics of the trainer modes."""
+
+import math
+
+import pytest
+import torch
+
+from verl_mars.algos.mars import group_statistics, mono_anchored_advantage
+from verl_mars.trainer.estimators import anchor_scope, mars
+from verl_mars.trainer.keys import counted_rows
+from verl_mars.trainer.metrics import mars_metrics
+
+NAN = math.nan
+
+
+def rewards(*scores):
+    """(B, 3) token rewards with the score on the last of each row's tokens, and the mask."""
+    tokens, mask = torch.zeros(len(scores), 3), torch.ones(len(scores), 3)
+    for row, score in enumerate(scores):
+        mask[row, 1 + row % 2 + 1 :] = 0
+        tokens[row, int(mask[row].sum()) - 1] = score
+    return tokens, mask
+
+
+def test_estimator_broadcasts_over_the_response_only():
+    tokens, mask = rewards(1.0, 0.0, 1.0)
+    anchors = torch.tensor([[0.0, 1.0]] * 3)
+    advantages, returns = mars(tokens, mask, index=["u"] * 3, anchor_scores=anchors)
+    expected = mono_anchored_advantage(torch.tensor([1.0, 0.0, 1.0]), ["u"] * 3, anchors)
+    torch.testing.assert_close(advantages, expected[:, None] * mask)
+    torch.testing.assert_close(returns, advantages)
+
+
+def test_scope_hands_anchors_over_and_takes_statistics_back():
+    tokens, mask = rewards(1.0, 0.0)
+    with anchor_scope(torch.tensor([[0.5]] * 2), torch.tensor([True, True])) as scope:
+        inside, _ = mars(tokens, mask, index=["u"] * 2)
+    outside, _ = mars(tokens, mask, index=["u"] * 2, anchor_scores=torch.tensor([[0.5]] * 2))
+    torch.testing.assert_close(inside, outside)
+    assert scope.statistics is not None and scope.statistics.information_gain.tolist() == [0.0]
+
+
+def test_scope_ends():
+    with anchor_scope(torch.zeros(1, 1), torch.tensor([True])):
+        pass
+    with pytest.raises(ValueError, match="rolls out no mono sessions"):
+        mars(*rewards(1.0), index=["u"])
+
+
+def test_estimator_needs_uids():
+    with pytest.raises(ValueError, match="uid"):
+        mars(*rewards(1.0), anchor_scores=torch.zeros(1, 1))
+
+
+def test_division_by_std_can_be_turned_off():
+    tokens, mask = rewards(1.0, 0.0)
+    config = {"norm_adv_by_std_in_grpo": False}
+    advantages, _ = mars(tokens, mask, index=["u"] * 2, anchor_scores=torch.tensor([[0.5]] * 2), config=config)
+    torch.testing.assert_close(advantages[:, 0], torch.tensor([0.5, -0.5]))
+
+
+def test_last_output_of_a_session_counts_and_padding_never():
+    keys = ["a_0_0", "a_0_2", "a_0_1", "a_1_0", "padff_0_0"]
+    tags = [{}, {}, {}, {"is_padding": False}, {"is_padding": True}]
+    assert counted_rows(keys, tags).tolist() == [False, True, False, True, False]
+
+
+def test_no_rows():
+    assert counted_rows([], []).shape == (0,)
+
+
+def test_metrics_by_hand():
+    scores = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+    uids = ["a", "a", "b", "b", "c", "c", "pad"]
+    anchors = torch.tensor([[0.0, 1.0]] * 2 + [[1.0, NAN]] * 2 + [[NAN, NAN]] * 2 + [[0.0, 1.0]])
+    counted = torch.tensor([True] * 6 + [False])
+    stats = group_statistics(scores, uids, anchors, counted)
+    sources = [["rgb", "ir"], ["rgb", "ir"], ["rgb"], ["rgb", "ir"]]
+    metrics = mars_metrics(stats, sources)
+    assert metrics == {
+        "mars/fused_score": pytest.approx((1 + 0 + 0.5) / 3),
+        "mars/info_gain": pytest.approx((0.5 - 1.0) / 2),  # a: 1 - .5, b: 0 - 1; c has no anchor
+        "mars/interference_groups": 0.5,  # b of a and b
+        "mars/rescued_groups": pytest.approx(2 / 3),  # a and b are constant, their anchors differ
+        "mars/anchor_score/rgb": 0.5,  # a: 0, b: 1
+        "mars/anchor_score/ir": 1.0,  # a
+        "mars/info_gain/rgb": pytest.approx((1.0 - 1.0) / 2),
+        "mars/info_gain/ir": 0.0,
+        "mars/missing_anchors": 2.0,  # b's ir, c's rgb; the padding group is left out
+    }
+
+
+def test_metrics_without_any_anchor_say_so():
+    stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], torch.full((2, 1), NAN))
+    metrics = mars_metrics(stats, [["rgb"]])
+    assert metrics == {"mars/fused_score": 0.5, "mars/rescued_groups": 0.0, "mars/missing_anchors": 1.0}
+
+
+def test_several_anchors_of_a_source_are_averaged():
+    stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], torch.tensor([[0.0, 1.0, 1.0, 1.0]] * 2))
+    metrics = mars_metrics(stats, [["rgb", "rgb", "ir", "ir"]])
+    assert (metrics["mars/anchor_score/rgb"], metrics["mars/anchor_score/ir"]) == (0.5, 1.0)
+    assert metrics["mars/info_gain/rgb"] == 0.0

@@ -1,0 +1,139 @@
+"""``compute_score``: one response, its ground truth, its row; out comes a dictionary with fixed keys."""
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from verl_mars.reward.answer import read_response, untagged_answer
+from verl_mars.reward.settings import RewardSettings, from_kwargs
+from verl_mars.reward.truth import Row
+from verl_mars.reward.verdict import Scorer
+
+KEYS = (
+    "score",
+    "acc",
+    "format",
+    "error",
+    "pred",
+    "answered",
+    "truncated",
+    "iou",
+    "precision",
+    "recall",
+    "f1",
+    "boxes_predicted",
+    "boxes_true",
+    "abs_error",
+)
+"""Every result has all of them; those of another task are None, which verl leaves out of its means. verl takes the
+keys of a batch's first row for all, so rows of different tasks must have the same."""
+
+_WEIGHTS = {"grounding": (4.0 / 7.0, 3.0 / 7.0)}  # 1 : 0.75
+_OTHER_WEIGHTS = (2.0 / 3.0, 1.0 / 3.0)  # 1 : 0.5
+_FROM_VERL = ("reward_router_address", "reward_model_tokenizer")  # what verl's managers pass when a reward model runs
+_MAX_TEXT = 200
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    truncated: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Score one response.
+
+    Args:
+        data_source: the row's data source; used in errors only.
+        solution_str: the decoded response.
+        ground_truth: JSON string (or the mapping itself) of the task's form, see :mod:`verl_mars.reward.truth`.
+        extra_info: the row's; ``task`` is needed. ``coordinates`` (frame of the boxes of answers: ``pixel``,
+            ``qwen2_5_vl``, ``qwen3_vl``; default ``pixel``), ``image_sizes`` and ``seen_sizes`` (the images as the
+            model saw them, where the usual path of verl was not taken) serve ``grounding``.
+        truncated: the response was cut off at its largest length; its form is then not kept.
+        settings: fields of :class:`~verl_mars.reward.settings.RewardSettings`.
+
+    Returns:
+        The keys :data:`KEYS`. ``score = accuracy_weight * acc + format_weight * format``; ``acc`` and ``format`` in
+        [0, 1]; ``error`` says why there was nothing to score, "" otherwise; ``answered`` is 1 where there was;
+        ``pred`` is the answer as it was understood. ``variant="authors"``: see :mod:`verl_mars.reward.authors`.
+
+    Raises:
+        RowError: the row is at fault: no or an unknown task, a bad ground truth, a missing size. Never for what a
+            model wrote.
+        ValueError: an unknown setting or an impossible value.
+    """
+    chosen = from_kwargs({key: value for key, value in settings.items() if key not in _FROM_VERL})
+    return score_response(data_source, solution_str, ground_truth, extra_info, chosen, truncated=truncated)
+
+
+def score_response(
+    data_source: Any,
+    text: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None,
+    settings: RewardSettings,
+    *,
+    truncated: bool = False,
+) -> dict[str, Any]:
+    """:func:`compute_score` with settings that were read before."""
+    row = Row(data_source, extra_info or {})
+    task = row.task
+    text = text if isinstance(text, str) else ""
+    result: dict[str, Any] = dict.fromkeys(KEYS)
+    result["truncated"] = float(truncated)
+    if settings.variant == "authors":
+        from verl_mars.reward import authors
+
+        result |= authors.score(text, ground_truth, row)
+        return result
+
+    response = read_response(text, settings.think_in_prompt)
+    answer, answer_ok = response.answer, response.answer_ok
+    if answer is None and settings.answer_tags == "optional":
+        answer = untagged_answer(text, response)
+    if answer is None and task == "math":
+        from verl_mars.reward.math import boxed_answer
+
+        answer, answer_ok = boxed_answer(text, response)
+    verdict = _scorer(task)(answer or None, ground_truth, row, settings)
+    parts = (response.think_ok, answer_ok, *verdict.form)
+    form = 0.0 if truncated else sum(parts) / len(parts)
+    error = verdict.error
+    if answer is None:
+        error = "the thought is never closed" if response.thought_end < 0 else "no <answer>...</answer>"
+    elif not answer:
+        error = "the answer is blank"
+    accuracy_weight, format_weight = weights(task, settings)
+    result.update(verdict.extra)
+    result |= {
+        "score": accuracy_weight * verdict.acc + format_weight * form,
+        "acc": verdict.acc,
+        "format": form,
+        "error": _clean(error),
+        "pred": verdict.pred if verdict.pred is None else _clean(verdict.pred),
+        "answered": float(not error),
+    }
+    return result
+
+
+def weights(task: str, settings: RewardSettings) -> tuple[float, float]:
+    """(accuracy, format) weights of a task."""
+    if settings.accuracy_weight is not None and settings.format_weight is not None:
+        return settings.accuracy_weight, settings.format_weight
+    return _WEIGHTS.get(task, _OTHER_WEIGHTS)
+
+
+@cache
+def _scorer(task: str) -> Scorer:
+    """The scorer of a task, in the module of the same name; imported when it is first needed."""
+    scorer: Scorer = importlib.import_module(f"verl_mars.reward.{task}").score
+    return scorer
+
+
+def _clean(text: str) -> str:
+    """Short, and writable as UTF-8: verl dumps these texts as JSON."""
+    return text[:_MAX_TEXT].encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")

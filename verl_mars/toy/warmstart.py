@@ -1,0 +1,334 @@
+"""The warm start: from random weights to a model that follows the format and knows the world half-way.
+
+1. The vision tower learns what each cell of a picture shows, through a linear probe that is thrown away. It is then
+   frozen.
+2. The language model is taught `<think>place</think><answer>...</answer>` on the fused view and on each mono view. In a
+   share of the conflicting scenes the teacher trusts RGB, the wrong source: the model learns to be misled when it sees
+   both sources and not when it sees the right one alone. This interference is what reinforcement learning has to
+   repair.
+3. Teaching stops as soon as the model is good enough on scenes of its own: room to learn is left on purpose.
+
+Track `default` stops there. Track `interference` goes on with the teacher always misled, until the fused view is far
+below the right source alone on conflicting scenes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from verl_mars.toy import world
+from verl_mars.toy.forward import Prompts, batch_prompts, patches, response_log_probs, sample, see
+from verl_mars.toy.model import (
+    END,
+    HIDDEN,
+    TOKENS_PER_IMAGE,
+    Qwen2_5_VLForConditionalGeneration,
+    build_model,
+    build_tokenizer,
+    tokenize_prompt,
+)
+from verl_mars.toy.scoring import parse_answer
+from verl_mars.toy.world import Scenes
+
+MAX_RESPONSE = 12  # tokens; the longest right answer has 9
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One stage of teaching. It ends at `steps`, or when `complementary` and `overall` accuracy are both reached."""
+
+    steps: int
+    misled: float
+    """Share of the conflicting scenes, seen fused, in which the teacher trusts RGB."""
+    complementary: float = math.inf
+    overall: float = math.inf
+    adam: float = 1.5e-3
+    muon: float = 0.02
+    warmup: int = 30
+    batch: int = 64
+    check_every: int = 25
+    check_from: int = 75
+
+    @property
+    def gated(self) -> bool:
+        return self.complementary < math.inf or self.overall < math.inf
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the warm start ends at."""
+
+    lessons: tuple[Lesson, ...]
+    scenes: int = 4000
+    gate_scenes: int = 400
+    vision_steps: int = 60
+    vision_batch: int = 64
+    vision_rate: float = 2e-3
+    mono_views: float = 0.4
+    answer_weight: float = 4.0
+    """Weight of the answer's first token in the loss: the color is one of nine tokens, and by far the hardest."""
+    tag_weight: float = 0.3
+    mix: Mapping[str, float] = field(
+        default_factory=lambda: {
+            world.COMPLEMENTARY: 0.4,
+            world.REDUNDANT: 0.15,
+            world.DOMINANT: 0.2,
+            world.CONFLICTING: 0.25,
+        }
+    )
+
+
+_UNTIL_HALFWAY = Lesson(steps=400, misled=0.6, complementary=0.45, overall=0.6)
+TRACKS: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "default": Recipe(lessons=(_UNTIL_HALFWAY,)),
+        "interference": Recipe(
+            lessons=(
+                replace(_UNTIL_HALFWAY, complementary=0.8),
+                Lesson(steps=120, misled=1.0, adam=5e-4, muon=0.005, warmup=1),
+            )
+        ),
+    }
+)
+
+
+def warm_start(
+    recipe: Recipe, seed: int, threads: int = 1, progress: bool = True
+) -> Qwen2_5_VLForConditionalGeneration:
+    """Train a model by `recipe`. The result depends on `recipe`, `seed` and `threads` only (on one machine).
+
+    Raises RuntimeError when a gated lesson ends without reaching its accuracy.
+    """
+    with _torch_threads(threads):
+        scenes = world.make_scenes(recipe.scenes, [seed, 0], recipe.mix)
+        rng = np.random.default_rng([seed, 1])
+        model = build_model(seed)
+        teach_vision(model, scenes, recipe, rng, progress)
+        teach(model, scenes, recipe, seed, rng, progress)
+    return model.eval()
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# What a cell shows, as classes for the probe. RGB: 4 colors, empty, night. Auxiliary: target, other, empty, off.
+_EMPTY, _NIGHT, _OTHER, _TARGET, _AUX_EMPTY, _OFF, _CONTENTS = 4, 5, 6, 7, 8, 9, 10
+# And beside it. RGB: no cue, cue. Auxiliary: which sensor.
+_MARKS = 4
+
+
+def cell_labels(scenes: Scenes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Content and mark of each cell of each picture: two arrays (N, 2, 4)."""
+    cells = np.arange(4)
+    rgb = np.where(scenes.present, scenes.color, _EMPTY)
+    rgb = np.where(scenes.night[:, None], _NIGHT, rgb)
+    sensed = np.where(cells == scenes.target[:, None], _TARGET, np.where(scenes.present, _OTHER, _AUX_EMPTY))
+    sensed = np.where(scenes.off[:, None], _OFF, sensed)
+    cued = (cells == scenes.cue[:, None]) & ~scenes.night[:, None]
+    sensor = np.repeat(np.where(scenes.off, 0, 2 + scenes.auxiliary)[:, None], 4, axis=1)
+    return np.stack([rgb, sensed], axis=1), np.stack([cued, sensor], axis=1)
+
+
+def teach_vision(
+    model: Qwen2_5_VLForConditionalGeneration,
+    scenes: Scenes,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    progress: bool = False,
+) -> float:
+    """Pre-train the vision tower to show content, mark and place of every cell. Returns the accuracy on content."""
+    tower = model.model.visual
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**31)))
+        probe = torch.nn.Linear(HIDDEN, _CONTENTS + _MARKS + 4)
+    content, mark = (torch.from_numpy(labels.astype(np.int64)) for labels in cell_labels(scenes))
+    place = torch.arange(4).repeat(recipe.vision_batch * world.IMAGES)
+    optimizer = torch.optim.AdamW([*tower.parameters(), *probe.parameters()], recipe.vision_rate)
+    schedule = _schedule([optimizer], recipe.vision_steps, warmup=20)
+    bar = tqdm(range(recipe.vision_steps), "warm start: vision", disable=not progress, unit="step")
+    seen_right = 0.0
+    for step in bar:
+        schedule(step)
+        rows = rng.integers(0, len(scenes), recipe.vision_batch)
+        visual = see(model, patches(scenes.images[rows].reshape(-1, world.SIZE, world.SIZE, 3)))
+        what, beside, where = probe(visual.flatten(0, 1)).split([_CONTENTS, _MARKS, 4], dim=-1)
+        truth = content[rows].flatten()
+        loss = (
+            F.cross_entropy(what, truth) + F.cross_entropy(beside, mark[rows].flatten()) + F.cross_entropy(where, place)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen_right = (what.argmax(-1) == truth).float().mean().item()
+        bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{seen_right:.0%}")
+    return seen_right
+
+
+@torch.no_grad()
+def visual_tokens(model: Qwen2_5_VLForConditionalGeneration, images: NDArray[np.uint8], chunk: int = 250) -> Tensor:
+    """(N, K, 56, 56, 3) pictures -> (N, K, 4, H) visual tokens."""
+    parts = [
+        see(model, patches(images[at : at + chunk].reshape(-1, world.SIZE, world.SIZE, 3)))
+        for at in range(0, len(images), chunk)
+    ]
+    return torch.cat(parts).reshape(*images.shape[:2], TOKENS_PER_IMAGE, -1)
+
+
+class Course:
+    """The scenes as the language model meets them: prompts, visual tokens, right and misled responses."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, scenes: Scenes) -> None:
+        tokenizer = build_tokenizer()
+        rows = range(len(scenes))
+        distinct = {scenes.question(row): row for row in rows}
+        number = {question: i for i, question in enumerate(distinct)}
+        self._which = torch.tensor([number[scenes.question(row)] for row in rows])
+        self._prompts = batch_prompts(
+            [tokenize_prompt(tokenizer, scenes.messages(row)) for row in distinct.values()],
+            model.config.image_token_id,
+            tokenizer.pad_token_id,
+            MAX_RESPONSE,
+        )
+        self.visual = visual_tokens(model, scenes.images)
+        misled = [world.QUADRANTS[cell] for cell in scenes.decoy]
+        right = [_response(scenes.thought(row), scenes.answer(row)) for row in rows]
+        wrong = [_response(place, place) for place in misled]
+        padded = tokenizer(right + wrong, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
+        self.right, self.wrong = padded.chunk(2)
+        tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "<answer>", "</answer>", END])
+        self.is_tag = torch.isin(self.right, torch.tensor(tags[:4]))
+        opens = self.right == tags[2]
+        self.is_answer = torch.zeros_like(self.is_tag)
+        self.is_answer[:, 1:] = opens[:, :-1]
+        self.counts = self.right != tokenizer.pad_token_id
+
+    def prompts(self, rows: NDArray[np.int64] | Tensor) -> Prompts:
+        which = self._which[torch.as_tensor(rows)]
+        shared = self._prompts
+        return Prompts(shared.ids[which], shared.positions[:, which], shared.seen[which], shared.image_at[which])
+
+
+def _response(thought: str, answer: str) -> str:
+    return f"<think>{thought}</think><answer>{answer}</answer>{END}"
+
+
+def teach(
+    model: Qwen2_5_VLForConditionalGeneration,
+    scenes: Scenes,
+    recipe: Recipe,
+    seed: int,
+    rng: np.random.Generator,
+    progress: bool = False,
+) -> None:
+    """Supervised lessons for the language model; the vision tower stays as it is."""
+    course = Course(model, scenes)
+    gate_scenes = world.make_scenes(recipe.gate_scenes, [seed, 2])
+    gate = Course(model, gate_scenes)
+    for number, lesson in enumerate(recipe.lessons, 1):
+        name = f"warm start: lesson {number} of {len(recipe.lessons)}"
+        _teach_lesson(model, scenes, course, gate_scenes, gate, recipe, lesson, rng, name, progress)
+
+
+def _teach_lesson(
+    model: Qwen2_5_VLForConditionalGeneration,
+    scenes: Scenes,
+    course: Course,
+    gate_scenes: Scenes,
+    gate: Course,
+    recipe: Recipe,
+    lesson: Lesson,
+    rng: np.random.Generator,
+    name: str,
+    progress: bool,
+) -> None:
+    language = model.model.language_model
+    trained = [*language.parameters(), *model.lm_head.parameters()]
+    matrices = [p for p in language.layers.parameters() if p.ndim == 2]
+    others = [p for p in trained if all(p is not matrix for matrix in matrices)]
+    # Muon on the layers' matrices: the two-hop lookup behind a color (which cell is hot, which color has that cell)
+    # appears after about 100 steps, with AdamW alone after about 400.
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lesson.muon, weight_decay=0.01),
+        torch.optim.AdamW(others, lesson.adam, betas=(0.9, 0.98)),
+    ]
+    schedule = _schedule(optimizers, lesson.steps, lesson.warmup)
+    conflicting = scenes.regime == world.REGIMES.index(world.CONFLICTING)
+    misled = conflicting & (rng.random(len(scenes)) < lesson.misled)
+    accuracy: dict[str, float] = {}
+    bar = tqdm(range(lesson.steps), name, disable=not progress, unit="step")
+    for step in bar:
+        schedule(step)
+        rows = rng.integers(0, len(scenes), lesson.batch)
+        chance = rng.random(lesson.batch)
+        fused = chance >= recipe.mono_views
+        source = (chance >= recipe.mono_views / 2).astype(np.int64)  # of a mono view: half RGB, half auxiliary
+        shown = np.where(fused[:, None], np.arange(world.IMAGES), source[:, None])
+        visual = course.visual[torch.from_numpy(rows)[:, None], torch.from_numpy(shown)]
+        wrong = torch.from_numpy(misled[rows] & fused)
+        responses = torch.where(wrong[:, None], course.wrong[rows], course.right[rows])
+        weights = course.counts[rows].float()
+        weights = weights + course.is_answer[rows] * (recipe.answer_weight - 1)
+        weights = weights + course.is_tag[rows] * (recipe.tag_weight - 1)
+        log_p = response_log_probs(model, course.prompts(rows), visual, responses)
+        loss = -(log_p * weights).sum() / weights.sum()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        if lesson.gated and step + 1 >= lesson.check_from and (step + 1) % lesson.check_every == 0:
+            accuracy = _fused_accuracy(model, gate_scenes, gate)
+            if accuracy[world.COMPLEMENTARY] >= lesson.complementary and accuracy["all"] >= lesson.overall:
+                bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy['all']:.0%}")
+                bar.close()
+                return
+        shown_accuracy = f"{accuracy['all']:.0%}" if accuracy else "-"
+        bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=shown_accuracy)
+    if lesson.gated:
+        raise RuntimeError(
+            f"{name} did not reach its accuracy in {lesson.steps} steps: complementary "
+            f"{accuracy[world.COMPLEMENTARY]:.2f} of {lesson.complementary:.2f}, overall {accuracy['all']:.2f} of "
+            f"{lesson.overall:.2f}; try another seed"
+        )
+
+
+def _schedule(optimizers: list[torch.optim.Optimizer], steps: int, warmup: int) -> Callable[[int], None]:
+    """Linear warm-up, then a cosine down to a twentieth of each optimizer's rate."""
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    def at(step: int) -> None:
+        share = min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
+        for optimizer, base in zip(optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = rate * share
+
+    return at
+
+
+def _fused_accuracy(model: Qwen2_5_VLForConditionalGeneration, scenes: Scenes, course: Course) -> dict[str, float]:
+    """Greedy accuracy of the fused view: overall under `all`, and of each regime."""
+    tokenizer = build_tokenizer()
+    sampled = sample(model, course.prompts(np.arange(len(scenes))), course.visual)
+    texts = tokenizer.batch_decode(sampled.texts_ids())
+    right = np.array([parse_answer(text) == scenes.answer(row) for row, text in enumerate(texts)])
+    by_regime = {name: float(right[scenes.regime == number].mean()) for number, name in enumerate(world.REGIMES)}
+    return {"all": float(right.mean()), **by_regime}

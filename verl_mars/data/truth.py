@@ -1,0 +1,180 @@
+"""Ground truths, one model a task. A row holds them as JSON text, so that every task has one Arrow type."""
+
+import json
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from verl_mars.data.faults import SampleError
+
+_MAX_JSON = 1_000_000
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise SampleError("answer", "an answer is empty")
+    return value
+
+
+Coordinate = Annotated[float, AfterValidator(_finite)]
+Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+Text = Annotated[str, AfterValidator(_not_blank)]
+
+
+class Truth(BaseModel):
+    """What an answer is scored against; written to a row by :meth:`to_json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> str:
+        """The text for ``reward_model.ground_truth``: the same for the same truth, whole floats as integers."""
+        return json.dumps(_plain(self.model_dump()), ensure_ascii=False, allow_nan=False)
+
+
+class GroundingTruth(Truth):
+    """Boxes [x1, y1, x2, y2] in original pixels of image ``frame``, whose size is ``size`` = (width, height).
+
+    No box at all is a truth too: nothing of the kind is to be seen.
+    """
+
+    boxes: list[Box]
+    labels: list[Text]
+    frame: int = Field(ge=0)
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _boxes_fit(self) -> "GroundingTruth":
+        if len(self.boxes) != len(self.labels):
+            raise SampleError(
+                "box", f"{len(self.boxes)} boxes but {len(self.labels)} labels: one label a box is needed"
+            )
+        width, height = self.size
+        for number, box in enumerate(self.boxes):
+            x1, y1, x2, y2 = box
+            shown = [round(value, 3) for value in box]
+            if x1 == x2 or y1 == y2:
+                raise SampleError("zero_area", f"box {number} {shown} has no area")
+            if x1 > x2 or y1 > y2:
+                raise SampleError("box", f"box {number} {shown}: x1 < x2 and y1 < y2 are needed")
+            if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+                raise SampleError("box", f"box {number} {shown} leaves the image of {width} x {height} pixels")
+        return self
+
+
+class VqaTruth(Truth):
+    """Every text that counts as the right answer."""
+
+    answers: list[Text] = Field(min_length=1)
+
+
+class McqTruth(Truth):
+    """A choice by letter and by text; ``choices`` in the order of their letters A, B, C, ..."""
+
+    letter: str = Field(pattern="^[A-Z]$")
+    text: Text
+    choices: list[Text] = Field(min_length=2, max_length=26)
+
+    @model_validator(mode="after")
+    def _letter_names_text(self) -> "McqTruth":
+        position = ord(self.letter) - ord("A")
+        if position >= len(self.choices):
+            last = chr(ord("A") + len(self.choices) - 1)
+            raise SampleError("choices", f"letter {self.letter!r} is none of the choices' A to {last}")
+        if self.choices[position] != self.text:
+            raise SampleError(
+                "choices", f"choice {self.letter} is {self.choices[position]!r}, but text is {self.text!r}"
+            )
+        return self
+
+
+class CountTruth(Truth):
+    """A number of things."""
+
+    value: int = Field(ge=0, strict=True)
+
+
+class MathTruth(Truth):
+    """A mathematical expression."""
+
+    answer: Text
+
+
+TRUTHS: dict[str, type[Truth]] = {
+    "grounding": GroundingTruth,
+    "vqa": VqaTruth,
+    "mcq": McqTruth,
+    "count": CountTruth,
+    "math": MathTruth,
+}
+"""Task -> its ground truth."""
+
+
+def parse_truth(task: str, text: str) -> Truth:
+    """The ground truth in ``text``.
+
+    Raises:
+        SampleError: unknown task, no JSON, a key or value that the task does not know.
+    """
+    if task not in TRUTHS:
+        raise SampleError("task", f"task {task!r} is unknown, allowed: {', '.join(TRUTHS)}")
+    if len(text) > _MAX_JSON:
+        raise SampleError("ground_truth", f"{len(text)} characters long, at most {_MAX_JSON} are allowed")
+    try:
+        return TRUTHS[task].model_validate(json.loads(text, parse_constant=_refuse_constant))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SampleError("ground_truth", f"{text[:80]!r} is no JSON text ({error}); {_example(task)}") from error
+    except SampleError:
+        raise
+    except ValueError as error:
+        raise explain(error, "ground_truth", _example(task)) from error
+
+
+def explain(error: ValueError, code: str, hint: str = "") -> SampleError:
+    """A pydantic error as one readable sentence; keeps the code of a :class:`SampleError` inside it."""
+    if isinstance(error, SampleError):
+        return error
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return SampleError(code, str(error))
+    first = errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, SampleError):
+        return SampleError(inner.code, inner.problem.message, ".".join(filter(None, (where, inner.problem.key))))
+    given = "" if first["type"] == "missing" else f", given {str(first['input'])[:80]!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return SampleError(code, f"{message}{given}" + (f"; {hint}" if hint else ""), where)
+
+
+def _refuse_constant(name: str) -> None:
+    raise SampleError("ground_truth", f"{name} is not a finite number")
+
+
+_EXAMPLES = {
+    "grounding": '{"boxes": [[x1, y1, x2, y2]], "labels": ["person"], "frame": 0, "size": [W, H]}',
+    "vqa": '{"answers": ["three", "3"]}',
+    "mcq": '{"letter": "B", "text": "Travel", "choices": ["not the same", "Travel"]}',
+    "count": '{"value": 3}',
+    "math": '{"answer": "1/2"}',
+}
+
+
+def _example(task: str) -> str:
+    return f"{task} needs {_EXAMPLES[task]}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,16 @@
+"""A reward that gives each mono session the number that its ground truth names, or fails where that says so."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
+    truth = json.loads(ground_truth)["answers"][0]
+    with (Path(os.environ["ANCHOR_PROBE_DIR"]) / "scored.jsonl").open("a") as file:
+        file.write(json.dumps({"truth": truth, "split": extra_info["split"]}) + "\n")
+    kind, _, value = truth.partition(" ")
+    if value == "fail":
+        raise RuntimeError("this mono session fails on purpose")
+    return float(value) if kind == "anchor" else zlib.crc32(solution_str.encode()) % 7 / 7

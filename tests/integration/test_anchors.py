@@ -1,0 +1,176 @@
+"""Real Ray, verl and FSDP on the CPU: every trajectory carries the anchors of its own prompt, and nothing else changes.
+
+The world is made for it: each source's ground truth is a number that encodes prompt and source, and the reward returns
+it. So an anchor says which mono session it came from, whatever verl did to the batch on its way.
+"""
+
+import json
+import math
+
+import pytest
+from PIL import Image
+
+from verl_mars.data.schema import write_rows
+
+PROMPTS, ROLLOUTS = 6, 4  # a batch of 3 prompts x 4 rollouts is padded to 16 rows: mini-batches of 2 x 4
+FAILS = (4, "ir")  # this mono session raises
+NAMES = ("rgb", "ir", "depth")
+
+pytestmark = pytest.mark.integration
+
+
+def sources_of(index):
+    """Prompt 0 has one source, prompts 1 to 3 have two, the others three."""
+    return NAMES[: 1 if index == 0 else 2 if index < 4 else 3]
+
+
+def anchor(index, name):
+    return index + (NAMES.index(name) + 1) / 10
+
+
+def make_row(folder, index, split):
+    names = sources_of(index)
+    images = []
+    for number, name in enumerate(names):
+        path = folder / f"{split}-{index}-{name}.png"
+        Image.new("RGB", (56, 56), (40 * index, 80 * number, 120)).save(path)
+        images.append({"image": str(path)})
+    value = {name: "fail" if (index, name) == FAILS else anchor(index, name) for name in names}
+    truth = {name: json.dumps({"answers": [f"anchor {value[name]}"]}) for name in names}
+    return {
+        "data_source": "anchors",
+        "prompt": [
+            {"role": "user", "content": "<image>" * len(names) + "where is the hot object?" + " now" * (index % 3)}
+        ],
+        "images": images,
+        "ability": "vision",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["x"]})},
+        "extra_info": {
+            "index": index,
+            "split": split,
+            "sample_id": f"{split}-{index}",
+            "task": "vqa",
+            "sources": list(names),
+            "image_sizes": [[56, 56]] * len(names),
+        },
+        "sources": [
+            {
+                "name": name,
+                "images": [i],
+                "prompt": None,
+                "ground_truth": json.dumps({"answers": [f"anchor {truth[name]}"]}),
+            }
+            for i, name in enumerate(names)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, run_verl, tiny_model):
+    """Two steps of `mars` over six prompts; what the probe wrote down, and the metrics."""
+    folder = tmp_path_factory.mktemp("anchors")
+    for split in ("train", "val"):
+        write_rows(folder / f"{split}.parquet", [make_row(folder, i, split) for i in range(PROMPTS)])
+    result = run_verl(
+        "toy_mars_grpo",
+        f"data.train_files={folder}/train.parquet",
+        f"data.val_files={folder}/val.parquet",
+        f"actor_rollout_ref.model.path={tiny_model}",
+        "data.train_batch_size=3",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        f"actor_rollout_ref.rollout.n={ROLLOUTS}",
+        "trainer.total_training_steps=2",
+        "trainer.val_before_train=true",
+        "trainer.test_freq=-1",
+        "reward.reward_manager.name=naive",
+        "reward.custom_reward_function.path=pkg://anchor_reward",
+        "reward.custom_reward_function.name=compute_score",
+        modules=["anchor_probe"],
+        env={"ANCHOR_PROBE_DIR": str(folder)},
+    )
+    result.steps = [json.loads((folder / f"step{step}.json").read_text()) for step in (1, 2)]
+    result.scored = [json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines()]
+    return result
+
+
+def real_rows(run):
+    return [row for step in run.steps for row in step["rows"] if not row["is_padding"]]
+
+
+def test_rows_trained_on_are_prompts_times_rollouts(run):
+    for step in run.steps:
+        real = [row for row in step["rows"] if not row["is_padding"]]
+        assert len(real) == 3 * ROLLOUTS
+        assert len({row["uid"] for row in real}) == 3
+    assert sorted({row["index"] for row in real_rows(run)}) == list(range(PROMPTS))
+
+
+def test_the_batch_was_padded_and_reordered(run):
+    """Or the next test would prove nothing."""
+    for step in run.steps:
+        assert sum(row["is_padding"] for row in step["rows"]) == 4
+        assert all(row["uid"].startswith("pad") for row in step["rows"] if row["is_padding"])
+
+
+def test_each_trajectory_has_the_anchors_of_its_own_prompt(run):
+    for row in real_rows(run):
+        names = sources_of(row["index"])
+        expected = [anchor(row["index"], name) for name in names]
+        if len(names) == 1:
+            expected = [math.nan]
+        if row["index"] == FAILS[0]:
+            expected[names.index(FAILS[1])] = math.nan
+        got = row["anchor_scores"][: len(names)]
+        assert row["anchor_sources"] == list(names)
+        assert got == pytest.approx(expected, nan_ok=True), row["key"]
+
+
+def test_advantages_are_those_of_the_formula(run):
+    for step in run.steps:
+        real = [row for row in step["rows"] if not row["is_padding"]]
+        for row in real:
+            union = [other["reward"] for other in real if other["uid"] == row["uid"]]
+            union += [score for score in row["anchor_scores"] if math.isfinite(score)]
+            mean = sum(union) / len(union)
+            std = math.sqrt(sum((u - mean) ** 2 for u in union) / (len(union) - 1))
+            assert row["advantages"][0] == pytest.approx((row["reward"] - mean) / (std + 1e-6), abs=1e-4)
+
+
+def test_padding_rows_have_no_advantage(run):
+    assert all(set(row["advantages"]) == {0.0} for step in run.steps for row in step["rows"] if row["is_padding"])
+
+
+def test_mono_sessions_never_reach_the_training_partition(run):
+    for step in run.steps:
+        assert sorted(step["stored"]) == sorted(row["key"] for row in step["rows"])
+        sessions = {row["key"].split("_")[1] for row in step["rows"] if not row["is_padding"]}
+        assert sessions == {str(session) for session in range(ROLLOUTS)}
+
+
+def test_missing_anchors_are_counted_and_the_step_goes_on(run):
+    # prompt 0 has one source, prompt 4 has a session that fails
+    assert sum(step["mars/missing_anchors"] for step in run.metrics if "mars/missing_anchors" in step) == 2
+    assert "its anchor is missing: " in run.log and "this mono session fails on purpose" in run.log
+
+
+def test_metrics_of_the_anchors(run):
+    names = {"mars/info_gain", "mars/info_gain/rgb", "mars/anchor_score/ir", "mars/fused_score", "timing_s/anchors"}
+    names |= {"mars/interference_groups", "mars/rescued_groups", "mars/missing_anchors"}
+    for step in (1, 2):
+        assert names <= set(run.metrics[step])
+    every = [anchor(i, "rgb") for i in range(1, PROMPTS)]
+    shares = [len({r["index"] for r in step["rows"] if not r["is_padding"] and r["index"] > 0}) for step in run.steps]
+    got = sum(run.metrics[s + 1]["mars/anchor_score/rgb"] * shares[s] for s in range(2)) / sum(shares)
+    assert got == pytest.approx(sum(every) / len(every), abs=1e-5)
+
+
+def test_each_source_is_scored_once_a_prompt_and_validation_is_fused_only(run):
+    mono = [entry for entry in run.scored if entry["truth"].startswith("anchor")]
+    assert len(mono) == sum(len(sources_of(i)) for i in range(1, PROMPTS))
+    assert {entry["split"] for entry in mono} == {"train"}
+    assert sum(entry["split"] == "val" for entry in run.scored) == PROMPTS
+
+
+def test_rollout_and_actor_agree_on_log_probs(run):
+    for step in (1, 2):
+        assert run.metrics[step]["rollout_corr/log_ppl_abs_diff"] < 1e-3

@@ -111,6 +111,12 @@ def read_true_boxes(ground_truth: Any, row: Row) -> Boxes:
         if size not in (None, own):
             raise row.error(f"ground_truth size = {list(own)}, but extra_info image_sizes[{frame}] = {list(size)}")
         size = own
+    width, height = size or (math.inf, math.inf)
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        if left < 0 or top < 0 or right > width or bottom > height:
+            raise row.error(
+                f"ground_truth boxes[{index}] = {boxes[index]} leaves the image of {width} x {height} pixels"
+            )
     return Boxes(boxes, labels, frame, size)
 
 

@@ -64,3 +64,39 @@ def define_missing_torchvision_ops() -> None:
     _torchvision_ops = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         _torchvision_ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def fix_uniform_mrope(tensordict_utils: Any) -> None:
+    """Repair verl's repair of nested mRoPE position ids, for batches whose rows all have one length.
+
+    Then torch takes the wrong dimension of the (4, L) position ids for the ragged one, and verl's
+    ``maybe_fix_3d_position_ids`` only relabels it: the next ``unbind`` raises. Small runs meet this. Goes when verl
+    rebuilds the tensor there.
+    """
+
+    def maybe_fix_3d_position_ids(data: Any) -> None:
+        if "position_ids" not in data.keys():
+            return
+        positions = data["position_ids"]
+        if positions.dim() != 3 or not positions.is_nested:
+            return
+        values = positions._values
+        if int(positions.offsets()[-1]) == values.shape[-1]:
+            positions._ragged_idx = 2
+        else:
+            rows = list(values.view(len(data), -1, values.shape[-1]))
+            data["position_ids"] = tensordict_utils.nested_tensor_from_tensor_list(rows, ragged_idx=2)
+
+    tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
+
+
+def fix_text_only_micro_batch(_: Any) -> None:
+    """Let verl's Qwen2-VL forward run on a micro-batch without images, as padding rows make one.
+
+    verl 0.9.1 runs the vision tower on a dummy image there and calls ``.mean()`` on what it returns: a tensor with
+    transformers 4, an object with transformers 5 (AttributeError). Goes when verl takes the object's hidden state.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    if not hasattr(BaseModelOutputWithPooling, "mean"):
+        BaseModelOutputWithPooling.mean = lambda self: self.last_hidden_state.mean()

@@ -70,21 +70,23 @@ def test_no_rows():
 
 
 def test_metrics_by_hand():
-    scores = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
-    uids = ["a", "a", "b", "b", "c", "c", "pad"]
-    anchors = torch.tensor([[0.0, 1.0]] * 2 + [[1.0, NAN]] * 2 + [[NAN, NAN]] * 2 + [[0.0, 1.0]])
-    counted = torch.tensor([True] * 6 + [False])
+    scores = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    uids = ["a", "a", "b", "b", "c", "c", "d", "d", "pad"]
+    anchors = torch.tensor(
+        [[0.0, 1.0]] * 2 + [[1.0, NAN]] * 2 + [[NAN, NAN]] * 2 + [[1.0, NAN]] * 2 + [[0.0, 1.0]],
+    )
+    counted = torch.tensor([True] * 8 + [False])
     stats = group_statistics(scores, uids, anchors, counted)
-    sources = [["rgb", "ir"], ["rgb", "ir"], ["rgb"], ["rgb", "ir"]]
+    sources = [["rgb", "ir"], ["rgb", "ir"], ["rgb"], ["rgb"], ["rgb", "ir"]]
     metrics = mars_metrics(stats, sources)
     assert metrics == {
-        "mars/fused_score": pytest.approx((1 + 0 + 0.5) / 3),
-        "mars/info_gain": pytest.approx((0.5 - 1.0) / 2),  # a: 1 - .5, b: 0 - 1; c has no anchor
-        "mars/interference_groups": 0.5,  # b of a and b
-        "mars/rescued_groups": pytest.approx(2 / 3),  # a and b are constant, their anchors differ
-        "mars/anchor_score/rgb": 0.5,  # a: 0, b: 1
+        "mars/fused_score": pytest.approx((1 + 0 + 0.5 + 1) / 4),
+        "mars/info_gain": pytest.approx((0.5 - 1.0 + 0.0) / 3),  # a: 1 - .5, b: 0 - 1, d: 1 - 1; c has no anchor
+        "mars/interference_groups": pytest.approx(1 / 3),  # b of a, b and d
+        "mars/rescued_groups": pytest.approx(2 / 4),  # a and b are constant and their anchors differ; d's does not
+        "mars/anchor_score/rgb": pytest.approx(2 / 3),  # a: 0, b: 1, d: 1
         "mars/anchor_score/ir": 1.0,  # a
-        "mars/info_gain/rgb": pytest.approx((1.0 - 1.0) / 2),
+        "mars/info_gain/rgb": pytest.approx((1.0 - 1.0 + 0.0) / 3),
         "mars/info_gain/ir": 0.0,
         "mars/missing_anchors": 2.0,  # b's ir, c's rgb; the padding group is left out
     }

@@ -1,0 +1,61 @@
+"""Real verl on a machine without an accelerator, chosen by configuration alone: the overlay ``hardware: cpu``.
+
+Importing this package registers, beside verl's own, the platform ``cpu`` and the rollout engine ``transformers``. Where
+``VERL_PLATFORM`` is ``cpu`` it also repairs the places of verl that take an accelerator for granted (:mod:`.fixes`).
+Each piece waits until the module of verl that it belongs to is imported, so the import itself costs next to nothing,
+needs no verl, and may be repeated. The overlay makes verl import it in every process by ``VERL_USE_EXTERNAL_MODULES``;
+nothing else of verl-mars is needed for that.
+"""
+
+import os
+from types import ModuleType
+
+import wrapt
+
+PLATFORM = "cpu"
+"""The name of our platform in verl's registry, and its device type."""
+
+ENGINE = "transformers"
+"""The name of our rollout engine: ``actor_rollout_ref.rollout.name=transformers``."""
+
+_fixed = False
+
+
+def _register_platform(platform_manager: ModuleType) -> None:
+    from verl_mars.cpu.platform import CpuPlatform
+
+    platform_manager.PlatformRegistry.register(platform=PLATFORM)(CpuPlatform)
+
+
+def _register_rollout(base: ModuleType) -> None:
+    base._ROLLOUT_REGISTRY[(ENGINE, "async")] = "verl_mars.cpu.adapter.TransformersAdapter"
+
+
+def _register_replica(replica: ModuleType) -> None:
+    def load() -> type:
+        from verl_mars.cpu.replica import TransformersReplica
+
+        return TransformersReplica
+
+    replica.RolloutReplicaRegistry.register(ENGINE, load)
+
+
+def apply_fixes() -> None:
+    """Repair what verl takes for granted of an accelerator, in this process. Only the first call does anything."""
+    global _fixed
+    if _fixed:
+        return
+    _fixed = True
+    from verl_mars.cpu import fixes
+    from verl_mars.cpu.torchvision_ops import define_missing_ops
+
+    define_missing_ops()
+    for module, fix in fixes.FIXES.items():
+        wrapt.register_post_import_hook(fix, module)
+
+
+wrapt.register_post_import_hook(_register_platform, "verl.plugin.platform.platform_manager")
+wrapt.register_post_import_hook(_register_rollout, "verl.workers.rollout.base")
+wrapt.register_post_import_hook(_register_replica, "verl.workers.rollout.replica")
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == PLATFORM:
+    apply_fixes()

@@ -1,0 +1,411 @@
+"""The rollout server of the engine ``transformers``: gathers requests that arrive together and samples them as a batch.
+
+One Ray actor with the whole model. Its event loop admits and gathers requests; a single thread does all that touches
+the model, so that sampling and loading weights never overlap.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+import torch
+from verl.plugin.platform import get_platform
+from verl.utils import normalize_token_ids
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.model import convert_weight_keys, get_hf_auto_model_class
+from verl.utils.torch_dtypes import PrecisionType
+from verl.workers.config import HFModelConfig
+from verl.workers.rollout.replica import TokenOutput
+from verl.workers.rollout.utils import get_max_position_embeddings, get_vision_placeholder_token_ids
+
+from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, Response, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PARAMS = ("temperature", "top_p", "top_k", "repetition_penalty", "ignore_eos")
+_LENGTHS = ("max_tokens", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """``actor_rollout_ref.rollout.engine_kwargs.transformers``.
+
+    gather_seconds: a batch starts when no request has arrived for this long, or ``max_num_seqs`` are there.
+    """
+
+    gather_seconds: float = 0.03
+
+    @classmethod
+    def of(cls, config: Any) -> "EngineSettings":
+        given = dict(config.engine_kwargs.get("transformers") or {})
+        unknown = sorted(set(given) - {"gather_seconds"})
+        if unknown:
+            raise ValueError(
+                f"actor_rollout_ref.rollout.engine_kwargs.transformers has unknown keys {unknown}; "
+                "allowed is gather_seconds"
+            )
+        settings = cls(**given)
+        if settings.gather_seconds < 0:
+            raise ValueError(
+                f"actor_rollout_ref.rollout.engine_kwargs.transformers.gather_seconds = {settings.gather_seconds}: "
+                "allowed is 0 or above"
+            )
+        return settings
+
+
+@dataclass
+class _Waiting:
+    """A request that was admitted and has no answer yet."""
+
+    prompt_ids: tuple[int, ...]
+    images: list[Any]
+    processor_kwargs: Mapping[str, Any]
+    identity: bytes
+    params: SamplingParams
+    seed: int
+    log_probs: bool
+    answer: "asyncio.Future[TokenOutput]"
+
+
+class TransformersServer:
+    """See the module's docstring. The methods are those that verl's replicas, clients and agent loops call.
+
+    A request's random numbers come from ``seed`` among its sampling parameters where it has one. Otherwise from
+    ``actor_rollout_ref.rollout.seed``, the version of the weights, its prompt, images and sampling parameters, and how
+    many requests like it came before under these weights: the answers of a group are reproducible, which session gets
+    which is not. A replica counts for itself, so several replicas are reproducible with seeds only.
+    """
+
+    def __init__(self, config: Any, model_config: Any, replica_rank: int) -> None:
+        self.config = omega_conf_to_dataclass(config)
+        self.model_config: HFModelConfig = omega_conf_to_dataclass(model_config, dataclass_type=HFModelConfig)
+        self.settings = EngineSettings.of(self.config)
+        self.replica_rank = replica_rank
+        self.device = torch.device(get_platform().device_name)
+        self.global_steps: int | None = None
+        self.processor = self.model_config.processor
+        if self.config.full_determinism:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        self.model = self._load_model()
+        self.sampler = BatchSampler(
+            self.model,
+            stop_token_ids=self._stop_token_ids(),
+            forbidden_token_ids=self._forbidden_token_ids(),
+            max_rows=self.config.max_num_seqs,
+            max_prompt_tokens=self.config.max_num_batched_tokens,
+        )
+        self._parameters = convert_weight_keys(dict(self.model.state_dict(keep_vars=True)), self.model)
+        self._unloaded: set[int] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._waiting: list[_Waiting] = []
+        self._like_it: Counter[bytes] = Counter()
+        self._closed = self._rejecting = False
+        self._arrived, self._idle, self._reopened = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._sampling = 0
+        self._serving: asyncio.Task[None] | None = None
+
+    def _load_model(self) -> Any:
+        model_class = get_hf_auto_model_class(self.model_config.hf_config)
+        model = model_class.from_pretrained(
+            self.model_config.local_path,
+            config=self.model_config.hf_config,
+            dtype=PrecisionType.to_dtype(self.config.dtype),
+            attn_implementation=self.model_config.override_config.get("attn_implementation", "sdpa"),
+            trust_remote_code=self.model_config.trust_remote_code,
+        )
+        return model.to(self.device).eval()
+
+    def _stop_token_ids(self) -> list[int]:
+        ids = self.model.generation_config.eos_token_id
+        ids = [ids] if isinstance(ids, int) else list(ids or [])
+        return [i for i in [*ids, self.model_config.tokenizer.eos_token_id] if i is not None]
+
+    def _forbidden_token_ids(self) -> list[int]:
+        """Placeholders, behind which verl would look for an image, and ids that the tokenizer cannot decode.
+
+        verl's vLLM server never draws them either.
+        """
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        beyond = range(len(self.model_config.tokenizer), vocabulary)
+        return [*get_vision_placeholder_token_ids(self.processor), *beyond]
+
+    def get_server_address(self) -> str:
+        """What verl's load balancer tells servers apart by; nothing listens there."""
+        return f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+
+    # ------------------------------------------------------------ requests
+
+    async def generate(
+        self,
+        prompt_ids: list[int],
+        sampling_params: dict[str, Any],
+        request_id: str,
+        image_data: list[Any] | None = None,
+        video_data: list[Any] | None = None,
+        audio_data: list[Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+    ) -> TokenOutput:
+        """Sample one response.
+
+        Raises:
+            ValueError: a sampling parameter that is unknown or impossible, a prompt without room for an answer, images
+                that do not match the prompt's placeholders, videos or audio.
+        """
+        if video_data or audio_data:
+            raise ValueError("the rollout engine transformers reads text and images, no video or audio")
+        ids = tuple(int(i) for i in normalize_token_ids(prompt_ids))
+        images, processor_kwargs = list(image_data or []), dict(mm_processor_kwargs or {})
+        params = self._sampling_params(sampling_params, len(ids))
+        while self._closed:
+            if self._rejecting:
+                return self._output(Response(), False)
+            await self._reopened.wait()
+        identity = _digest(ids, images, processor_kwargs)
+        seed = sampling_params.get("seed")
+        waiting = _Waiting(
+            *(ids, images, processor_kwargs, identity, params),
+            seed=self._derived_seed(identity, params) if seed is None else int(seed),
+            log_probs=bool(sampling_params.get("logprobs", False)),
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._waiting.append(waiting)
+        self._start_serving()
+        self._arrived.set()
+        return await waiting.answer
+
+    def _sampling_params(self, given: Mapping[str, Any], prompt_length: int) -> SamplingParams:
+        allowed = {*_PARAMS, *_LENGTHS, "stop_token_ids", "seed", "logprobs"}
+        unknown = sorted(set(given) - allowed)
+        if unknown:
+            raise ValueError(
+                f"the rollout engine transformers does not know the sampling parameters {unknown}; "
+                f"allowed are {sorted(allowed)}"
+            )
+        longest = self.config.max_model_len or get_max_position_embeddings(self.model_config.hf_config)
+        room = longest - prompt_length
+        if prompt_length < 1 or room < 1:
+            raise ValueError(
+                f"a prompt of {prompt_length} tokens leaves no room for an answer: at most {longest - 1} are allowed "
+                "(actor_rollout_ref.rollout.max_model_len)"
+            )
+        default = min(
+            self.config.response_length, self.config.prompt_length + self.config.response_length - prompt_length
+        )
+        wanted = next((given[name] for name in _LENGTHS if given.get(name) is not None), default)
+        own = {name: given[name] for name in _PARAMS if given.get(name) is not None}
+        own.setdefault("ignore_eos", self.config.ignore_eos)
+        stop = tuple(given.get("stop_token_ids") or ())
+        return SamplingParams(max_tokens=max(1, min(int(wanted), room)), stop_token_ids=stop, **own)
+
+    def _derived_seed(self, identity: bytes, params: SamplingParams) -> int:
+        like_it = identity + repr(params).encode()
+        number = self._like_it[like_it]
+        self._like_it[like_it] += 1
+        name = repr((self.config.seed, self.replica_rank, self.global_steps, number)).encode() + like_it
+        return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
+
+    # ------------------------------------------------------------ batches
+
+    def _start_serving(self) -> None:
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await self._gather()
+            limit = self.config.max_num_seqs
+            batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
+            if not self._waiting:
+                self._arrived.clear()
+            if batch:
+                await self._answer(batch)
+
+    async def _gather(self) -> None:
+        """Wait until requests have stopped arriving. Those of one training step arrive over tens of milliseconds."""
+        known = -1
+        while known < len(self._waiting) < self.config.max_num_seqs:
+            known = len(self._waiting)
+            await asyncio.sleep(self.settings.gather_seconds)
+
+    async def _answer(self, batch: list[_Waiting]) -> None:
+        self._idle.clear()
+        self._sampling = len(batch)
+        try:
+            results: list[Response | Exception] = await self._in_thread(self._sample, batch)
+        except Exception as error:  # whatever it was: a request without an answer would wait for ever
+            logger.exception("a batch of %d requests failed", len(batch))
+            results = [error] * len(batch)
+        finally:
+            self._sampling = 0
+            self._idle.set()
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.answer.set_exception(result)
+            else:
+                waiting.answer.set_result(self._output(result, waiting.log_probs))
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    def _sample(self, batch: list[_Waiting]) -> "list[Response | Exception]":
+        prompts: dict[bytes, Prompt | ValueError] = {}
+        for waiting in batch:
+            if waiting.identity not in prompts:
+                try:
+                    prompts[waiting.identity] = self._read(waiting)
+                except ValueError as error:
+                    prompts[waiting.identity] = error
+        results: list[Response | Exception] = []
+        requests = []
+        for waiting in batch:
+            prompt = prompts[waiting.identity]
+            if isinstance(prompt, Prompt):
+                requests.append(Request(prompt, waiting.params, waiting.seed))
+        responses = iter(self.sampler.sample(requests, lambda: self._closed))
+        for waiting in batch:
+            prompt = prompts[waiting.identity]
+            results.append(next(responses) if isinstance(prompt, Prompt) else prompt)
+        return results
+
+    def _read(self, waiting: _Waiting) -> Prompt:
+        """Run the image processor and lay out the positions, as verl does for the actor."""
+        placeholder = getattr(self.processor, "image_token_id", None)
+        inputs: dict[str, torch.Tensor] = {}
+        tokens = 0
+        if waiting.images:
+            if self.processor is None:
+                raise ValueError(f"{len(waiting.images)} images were given, but the model has no image processor")
+            kwargs = _of_images(waiting.processor_kwargs)
+            inputs = dict(self.processor.image_processor(images=waiting.images, return_tensors="pt", **kwargs))
+            if "image_grid_thw" not in inputs:
+                raise ValueError(
+                    "the rollout engine transformers reads images of the Qwen-VL family only; "
+                    f"this model's image processor returns {sorted(inputs)}"
+                )
+            merge = self.processor.image_processor.merge_size
+            tokens = int(inputs["image_grid_thw"].prod(-1).sum()) // merge**2
+        found = waiting.prompt_ids.count(placeholder) if placeholder is not None else 0
+        if tokens != found:
+            raise ValueError(
+                f"the prompt has {found} image placeholder tokens, but its {len(waiting.images)} images make {tokens}"
+            )
+        positions = self.sampler.positions(waiting.prompt_ids, placeholder, inputs)
+        return Prompt(waiting.prompt_ids, positions, inputs, tokens)
+
+    def _output(self, response: Response, log_probs: bool) -> TokenOutput:
+        return TokenOutput(
+            token_ids=response.token_ids,
+            log_probs=response.log_probs if log_probs else None,
+            stop_reason="completed" if response.finished else "aborted",
+            extra_fields={"global_steps": self.global_steps},
+        )
+
+    # ------------------------------------------------------------ weights
+
+    async def begin_weights(self) -> None:
+        """The next buckets are a whole new version."""
+        self._unloaded = {id(p) for p in self._parameters.values()}
+
+    async def load_weights(self, bucket: dict[str, torch.Tensor]) -> None:
+        await self._in_thread(self._load, bucket)
+
+    @torch.no_grad()
+    def _load(self, bucket: dict[str, torch.Tensor]) -> None:
+        unknown = sorted(set(bucket) - set(self._parameters))
+        if unknown:
+            raise ValueError(f"the trainer sent {len(unknown)} weights that the model does not have: {_some(unknown)}")
+        for name, tensor in bucket.items():
+            parameter = self._parameters[name]
+            if parameter.shape != tensor.shape:
+                raise ValueError(f"weight {name} is {tuple(tensor.shape)}, the model's {tuple(parameter.shape)}")
+            parameter.copy_(tensor)
+            self._unloaded.discard(id(parameter))  # tied weights are one: either name will do
+
+    async def finish_weights(self, global_steps: int | None) -> None:
+        missing = sorted(name for name, p in self._parameters.items() if id(p) in self._unloaded)
+        if missing:
+            raise ValueError(f"the trainer sent no values for {len(missing)} weights of the model: {_some(missing)}")
+        self._like_it.clear()
+        if global_steps is not None:
+            self.global_steps = global_steps
+
+    # ------------------------------------------------------------ control
+
+    async def abort_all_requests(self, reject_request: bool = False) -> dict[str, Any]:
+        """End every request with what it has sampled so far, and admit no more until `resume_generation`.
+
+        Args:
+            reject_request: answer requests that arrive in the meantime as aborted, instead of letting them wait.
+        """
+        self._closed, self._rejecting = True, reject_request  # the sampling thread sees this before its next token
+        self._reopened.clear()
+        number = len(self._waiting) + self._sampling
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            request.answer.set_result(self._output(Response(), request.log_probs))
+        await self._idle.wait()  # the weights may be exchanged as soon as this returns
+        return {"aborted_count": number}
+
+    async def resume_generation(self) -> None:
+        self._closed = self._rejecting = False
+        self._reopened.set()
+
+    async def sleep(self) -> None:
+        """Leave the device to the trainer, where ``free_cache_engine`` asks for it and there is something to leave."""
+        if self.config.free_cache_engine and self.device.type != "cpu":
+            await self._in_thread(self._move_model, torch.device("cpu"))
+
+    async def wake_up(self) -> None:
+        await self._in_thread(self._move_model, self.device)
+
+    def _move_model(self, device: torch.device) -> None:
+        if self.model.device.type != device.type:
+            self.model.to(device)
+            get_platform().empty_cache()
+
+    async def clear_kv_cache(self) -> None:
+        """Nothing to clear: no cache outlives its batch."""
+
+    release_kv_cache = resume_kv_cache = clear_kv_cache
+
+    async def start_profile(self, **kwargs: Any) -> None:
+        logger.warning("the rollout engine transformers has no profiler; only the trainer is profiled")
+
+    async def stop_profile(self) -> None:
+        """Nothing was started."""
+
+
+def _digest(prompt_ids: tuple[int, ...], images: list[Any], processor_kwargs: Mapping[str, Any]) -> bytes:
+    """What a prompt is: requests with one digest are read once."""
+    digest = hashlib.blake2b(repr((prompt_ids, sorted(processor_kwargs.items()))).encode(), digest_size=16)
+    for image in images:
+        pixels = np.asarray(image)
+        digest.update(repr((getattr(image, "mode", None), pixels.shape, pixels.dtype.str)).encode())
+        digest.update(pixels.tobytes())
+    return digest.digest()
+
+
+def _of_images(processor_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``data.mm_processor_kwargs`` says of images; a processor hands it on in the same way."""
+    own = {
+        key: value for key, value in processor_kwargs.items() if not key.endswith("_kwargs") and key != "sampling_rate"
+    }
+    return {**own, **processor_kwargs.get("images_kwargs", {})}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

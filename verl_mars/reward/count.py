@@ -12,7 +12,7 @@ from verl_mars.reward.settings import RewardSettings
 from verl_mars.reward.truth import Row, read_count
 from verl_mars.reward.verdict import Verdict
 
-_ZERO = re.compile(r"^(?:none|nothing|(?:there )?(?:is|are) (?:no|none|not any)\b)")
+_ZERO = re.compile(r"^(?:(?:none|nothing)\b|(?:there )?(?:is|are) (?:no|none|not any)\b)")
 
 
 def score(answer: str | None, ground_truth: Any, row: Row, settings: RewardSettings) -> Verdict:

@@ -14,8 +14,10 @@ _UNITS = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * (i + 2) for i, word in enumerate(_TENS)}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w.]*\d)")
-_WORD = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[^\W_]+(?:'[^\W_]+)*")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_LARGEST = 1e15
+# A number with what is glued to it ("3d" is no number), or a word with an apostrophe inside and signs behind ("c++").
+_WORD = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?[^\W_]*|[^\W_]+(?:'[^\W_]+)*(?:\+\+?|#)?")
 _LEAD = re.compile(
     r"^(?:(?:so|thus|therefore|hence)[, ]+)?(?:(?:my|the) )?(?:final |correct |right )?"
     r"(?:answer|option|choice)(?: (?:is|would be|should be|must be)(?: option| choice)?)? ?:? |^(?:it is|it's|its) "
@@ -50,11 +52,11 @@ def normal_form(text: str) -> str:
 
 
 def as_number(form: str) -> float | None:
-    """The number a normal form is, None where it is not one."""
-    try:
-        return float(form) if _NUMBER.fullmatch(form) else None
-    except ValueError:
+    """The number a normal form is, None where it is none, or one beyond 1e15."""
+    if len(form) > 40 or not _NUMBER.fullmatch(form):
         return None
+    number = float(form.replace(",", ""))
+    return number if abs(number) <= _LARGEST else None
 
 
 def numbers_in(words: list[str]) -> list[float]:

@@ -1,0 +1,138 @@
+"""No output of a model raises, takes long, or earns what it does not deserve."""
+
+import json
+import math
+import time
+
+import mutants
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verl_mars.reward import compute_score
+from verl_mars.reward.count import only_number
+from verl_mars.reward.mcq import judge as judge_choice
+from verl_mars.reward.score import KEYS
+from verl_mars.reward.truth import Choice
+from verl_mars.reward.vqa import judge as judge_words
+from verl_mars.reward.vqa import yes_or_no
+from verl_mars.reward.words import tidy
+
+ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
+TAGS = st.lists(
+    st.sampled_from([*mutants.PIECES, *mutants.SEEDS]) | ANY_TEXT.map(lambda text: text[:20]), max_size=20
+).map("".join)
+TASKS = st.sampled_from(sorted(mutants.TRUTHS))
+VARIANTS = st.sampled_from(["mars", "authors"])
+
+
+def score(task, text, **settings):
+    return compute_score("any", text, json.dumps(mutants.TRUTHS[task]), {"task": task, "index": 0}, **settings)
+
+
+def check(result, variant="mars"):
+    assert tuple(result) == KEYS
+    top = 1.0 if variant == "mars" else 2.5
+    for key in ("score", "acc", "format"):
+        assert 0.0 <= result[key] <= top, (key, result)
+    assert all(value is None or isinstance(value, str) or math.isfinite(value) for value in result.values()), result
+    assert len(result["error"]) <= 200 and len(result["pred"] or "") <= 200
+    json.dumps(result, allow_nan=False, ensure_ascii=False).encode("utf-8")
+
+
+@settings(max_examples=500, deadline=None)
+@given(task=TASKS, text=ANY_TEXT | TAGS, variant=VARIANTS, wrap=st.booleans())
+def test_any_text_gets_a_score(task, text, variant, wrap):
+    text = f"<think>a</think><answer>{text}</answer>" if wrap else text
+    check(score(task, text, variant=variant), variant)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.integers(-10, 2000) | st.floats(0, 2000), min_size=4, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["bbox_2d", "bbox", "label", "x"]), inner, max_size=3)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(value=JSON, variant=VARIANTS, coordinates=st.sampled_from(["pixel", "qwen2_5_vl", "qwen3_vl"]))
+def test_any_json_gets_a_score(value, variant, coordinates):
+    text = f"<think>a</think><answer>```json\n{json.dumps(value)}\n```</answer>"
+    check(score("grounding", text, variant=variant, coordinates=coordinates), variant)
+
+
+def test_a_hundred_thousand_mutants_get_a_score():
+    scores = []
+    for index, (task, truth, text) in enumerate(mutants.outputs(100_000)):
+        variant = "authors" if index % 10 == 9 else "mars"
+        result = compute_score("any", text, truth, {"task": task}, variant=variant)
+        if index % 50 == 0:
+            check(result, variant)
+        assert math.isfinite(result["score"])
+        scores.append(result["acc"])
+    assert 0.0 < sum(map(bool, scores)) / len(scores) < 0.5, "the mutants are all right or all wrong: no test"
+
+
+@pytest.mark.parametrize("task", sorted(mutants.TRUTHS))
+@pytest.mark.parametrize("variant", ["mars", "authors"])
+def test_no_giant_takes_long(task, variant):
+    """100 KB in at most 50 ms of processor time, in the better of three runs: the machine may be busy."""
+    score(task, "warm up", variant=variant)
+    slow = {}
+    for name, text in mutants.giants(100_000).items():
+        seconds = []
+        for _ in range(3):
+            start = time.process_time()
+            check(score(task, text, variant=variant), variant)
+            seconds.append(time.process_time() - start)
+        if min(seconds) > 0.05:
+            slow[name] = min(seconds)
+    assert not slow
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=ANY_TEXT | TAGS)
+def test_no_answer_is_right_for_two_truths(text):
+    """Whatever a policy writes, it cannot be right for both "yes" and "no", for two numbers, for two choices."""
+    choices = ["not the same", "Travel", "Religion", "A book"]
+    assert sum(judge_words(text, [answer])[0] for answer in ("yes", "no")) <= 1
+    assert sum(judge_words(text, [answer])[0] for answer in ("1", "2", "3", "4", "10")) <= 1
+    assert sum(judge_words(text, [answer])[0] for answer in ("red", "blue", "top left")) <= 1
+    right = [judge_choice(text, Choice("ABCD"[i], choices[i], choices))[0] for i in range(4)]
+    assert sum(right) <= 1
+
+
+WORDS = st.lists(
+    st.sampled_from("yes no maybe the answer is so , . : or and not 1 2 three a b ( ) B. travel red blue".split()),
+    max_size=10,
+).map(" ".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=WORDS)
+def test_no_hedge_is_right_for_two_truths(text):
+    test_no_answer_is_right_for_two_truths.hypothesis.inner_test(text)
+    assert yes_or_no(tidy(text)) in {"yes", "no", None}
+    number = only_number(tidy(text))
+    assert number is None or math.isfinite(number)
+
+
+def test_what_is_not_text_is_an_empty_response():
+    for value in (None, 3, b"<answer>3</answer>", ["3"]):
+        result = compute_score("any", value, {"value": 3}, {"task": "count"})
+        assert result["score"] == 0.0 and result["error"] == "no <answer>...</answer>"
+
+
+def test_a_score_does_not_depend_on_what_was_scored_before():
+    rows = list(mutants.outputs(2_000, seed=3))
+    first = [compute_score("any", text, truth, {"task": task}) for task, truth, text in rows]
+    again = [compute_score("other", text, truth, {"task": task, "index": 5}) for task, truth, text in reversed(rows)]
+    assert first == again[::-1]

@@ -1,0 +1,85 @@
+"""Files under a root that raw data cannot lead out of."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from verl_mars.data.faults import DataError, SampleError
+
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"])
+
+
+class Root:
+    """A folder of raw data. Annotations are not trusted: a path that leaves the folder is refused, also by a link.
+
+    Args:
+        path: the folder.
+        allowed: further folders that links and absolute paths may lead to.
+
+    Raises:
+        DataError: one of them is no folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
+        self.path = Path(os.path.abspath(os.path.expanduser(path)))
+        self._homes = [self._home(folder) for folder in (self.path, *allowed)]
+        # Folders repeat from file to file, and resolving one costs as much as reading a header
+        self._real_folder = lru_cache(maxsize=4096)(os.path.realpath)
+
+    @staticmethod
+    def _home(folder: str | os.PathLike[str]) -> str:
+        if not os.path.isdir(os.path.expanduser(folder)):
+            raise DataError(f"{folder} is no folder")
+        return os.path.realpath(os.path.expanduser(folder))
+
+    def file(self, name: str) -> str:
+        """The absolute path of a file that the raw data name; it need not exist.
+
+        Raises:
+            SampleError: ``outside_root``.
+        """
+        if "\0" in name or not name.strip():
+            raise SampleError("outside_root", f"{name!r} is no file name")
+        path = os.path.abspath(os.path.join(self.path, name))
+        folder, base = os.path.split(path)
+        real = os.path.join(self._real_folder(folder), base)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        if not any(real.startswith(home + os.sep) for home in self._homes):
+            where = f" (it leads to {real})" if real != path else ""
+            raise SampleError("outside_root", f"{name!r} leaves {self.path}{where}")
+        return path
+
+    def has(self, name: str) -> bool:
+        """Whether a file or folder of this name is there."""
+        return os.path.exists(self.file(name))
+
+    def need(self, name: str, layout: str) -> Path:
+        """The path of a file or folder without which there is nothing to convert.
+
+        Raises:
+            DataError: it is not there; the message shows the layout.
+        """
+        path = Path(self.file(name))
+        if not path.exists():
+            raise DataError(f"{path} does not exist. Expected under --root:\n{layout}")
+        return path
+
+    def images(self, folder: str) -> Iterator[tuple[str, str]]:
+        """(stem, name relative to the root) of the image files in a folder, sorted by stem.
+
+        Raises:
+            DataError: two files have one stem.
+        """
+        found: dict[str, str] = {}
+        with os.scandir(self.file(folder)) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                if suffix.lower() not in IMAGE_SUFFIXES or stem.startswith("."):
+                    continue
+                if stem in found:
+                    raise DataError(f"{self.path / folder}: {found[stem]} and {entry.name} have one name")
+                found[stem] = entry.name
+        for stem in sorted(found):
+            yield stem, f"{folder}/{found[stem]}"

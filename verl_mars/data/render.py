@@ -1,0 +1,198 @@
+"""Images as training gets them: ordinary ones untouched, odd ones rendered to ordinary PNG files.
+
+Odd are: more than 8 bits a channel, an EXIF turn, a palette, transparency or more than three bands, and a border that
+the raw data say to cut off. A rendered file is named by the hash of what it was made from, so that the same input gives
+the same file, whoever renders it and however often.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from verl_mars.data.depth import DepthEncoding, encode, millimetres, stretch
+from verl_mars.data.faults import SampleError
+from verl_mars.data.images import ImageHeader, read_header, training_problem
+from verl_mars.data.sample import ImageRef
+
+Box = tuple[float, float, float, float]
+VERSION = 1
+FOLDER = "images"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image ready for a row."""
+
+    path: str
+    size: tuple[int, int]
+    stored: ImageHeader
+    """The header of the raw file."""
+    crop: tuple[int, int, int, int] | None = None
+    note: dict[str, object] = field(default_factory=dict)
+    """How it was rendered; empty where it was not."""
+
+    def move_box(self, box: Box, declared: tuple[int, int] | None) -> Box:
+        """A box of the raw annotation in pixels of this image.
+
+        ``declared`` is the image size that the annotation gives: it tells whether a box on an EXIF-turned image was
+        drawn before or after the turn. Parts of a box that a crop cuts off go; a box without a rest has no area.
+
+        Raises:
+            SampleError: the size fits neither, or a turned image has boxes but no size says how they were drawn.
+        """
+        upright = _turned_size(self.stored)
+        if declared is not None and declared not in (self.stored.size, upright):
+            (width, height), (own_width, own_height) = declared, self.stored.size
+            message = f"the annotation says {width} x {height}, the image is {own_width} x {own_height}"
+            raise SampleError("size_mismatch", message)
+        if self.stored.orientation != 1:
+            if declared is None or self.stored.size == upright:
+                message = f"EXIF orientation {self.stored.orientation}: nothing says whether boxes are upright"
+                raise SampleError("exif", message)
+            if declared == self.stored.size:
+                box = _turn(box, self.stored)
+        if self.crop is None:
+            return box
+        left, top, right, bottom = self.crop
+        x1, y1, x2, y2 = box
+        clipped = max(x1, left), max(y1, top), min(x2, right), min(y2, bottom)
+        x1, y1, x2, y2 = clipped[0] - left, clipped[1] - top, clipped[2] - left, clipped[3] - top
+        return x1, y1, max(x1, x2), max(y1, y2)
+
+
+class Renderer:
+    """Prepares images; writes rendered ones under ``<out>/images``.
+
+    Args:
+        folder: where rendered files go.
+        depth_encoding: how depth maps are shown.
+        decode: decode every image in full, which finds damage in its middle.
+    """
+
+    def __init__(self, folder: Path, depth_encoding: DepthEncoding = "turbo", decode: bool = False) -> None:
+        self.folder = folder
+        self.depth_encoding = depth_encoding
+        self.decode = decode
+
+    def prepare(self, path: str, ref: ImageRef, source: str) -> Prepared:
+        """The image of a source, rendered if need be.
+
+        Raises:
+            SampleError: missing, broken, cut off, too large, or impossible to show.
+        """
+        header = read_header(path, decode=self.decode)
+        if header.ordinary and ref.crop is None:
+            problem = training_problem(header)
+            if problem is not None:
+                raise SampleError(problem.code, f"{path}: {problem.message}")
+            return Prepared(path, header.size, header)
+        if header.frames != 1:
+            raise SampleError("frames", f"{path} has {header.frames} frames, one is needed")
+        if header.deep:  # a depth map of 8 bits was made to be looked at by somebody before us and stays as it is
+            is_depth = ref.kind == "depth" or (ref.kind == "auto" and "depth" in source.lower())
+            return self._rendered(path, ref, header, self._depth if is_depth else self._intensity)
+        return self._rendered(path, ref, header, self._ordinary)
+
+    def _rendered(
+        self,
+        path: str,
+        ref: ImageRef,
+        header: ImageHeader,
+        draw: Callable[[Image.Image, ImageRef], tuple[Image.Image, dict[str, object]]],
+    ) -> Prepared:
+        recipe = repr((VERSION, draw.__name__, self.depth_encoding, ref.unit, ref.crop)).encode()
+        content = Path(path).read_bytes()
+        name = hashlib.blake2b(
+            content, key=hashlib.blake2b(recipe, digest_size=32).digest(), digest_size=16
+        ).hexdigest()
+        target = self.folder / f"{name}.png"
+        try:
+            with Image.open(path) as image:
+                image.load()
+                picture, note = draw(image, ref)
+        except (OSError, ValueError, SyntaxError) as error:
+            if isinstance(error, SampleError):
+                raise SampleError(error.code, f"{path}: {error}") from error
+            raise SampleError("broken_image", f"{path} cannot be decoded: {error}") from error
+        if not target.exists():
+            self._save(picture, target)
+        prepared = Prepared(str(target), picture.size, header, ref.crop, {"from": path, **note})
+        problem = training_problem(ImageHeader(*picture.size, picture.mode, "PNG"))
+        if problem is not None:
+            raise SampleError(problem.code, f"{path}: {problem.message}")
+        return prepared
+
+    def _save(self, picture: Image.Image, target: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            with open(partial, "wb") as file:
+                picture.save(file, "PNG", compress_level=4)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def _depth(self, image: Image.Image, ref: ImageRef) -> tuple[Image.Image, dict[str, object]]:
+        depth = millimetres(np.asarray(_cropped(image, ref)), ref.unit)
+        picture, scale = encode(depth, self.depth_encoding)
+        return Image.fromarray(picture), scale
+
+    def _intensity(self, image: Image.Image, ref: ImageRef) -> tuple[Image.Image, dict[str, object]]:
+        picture, scale = stretch(np.asarray(_cropped(image, ref)))
+        return Image.fromarray(picture), scale
+
+    def _ordinary(self, image: Image.Image, ref: ImageRef) -> tuple[Image.Image, dict[str, object]]:
+        note: dict[str, object] = {"mode": image.mode}
+        picture = ImageOps.exif_transpose(image)
+        if image.getexif().get(0x0112, 1) != 1:
+            note["turned"] = True
+        if "A" in picture.getbands() or "transparency" in picture.info:
+            layer = picture.convert("RGBA")
+            picture = Image.new("RGB", layer.size, (255, 255, 255))  # white, as qwen_vl_utils lays it
+            picture.paste(layer, mask=layer.getchannel("A"))
+        elif picture.mode not in ("L", "RGB"):
+            bands = picture.getbands()
+            picture = picture.convert("L" if picture.mode == "1" else "RGB")
+            if len(bands) > 3:
+                note["bands"] = "".join(bands)
+        picture = _cropped(picture, ref)
+        if ref.crop is not None:
+            note["crop"] = list(ref.crop)
+        return Image.frombytes(picture.mode, picture.size, picture.tobytes()), note
+
+
+def _cropped(image: Image.Image, ref: ImageRef) -> Image.Image:
+    if ref.crop is None:
+        return image
+    left, top, right, bottom = ref.crop
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        raise SampleError("record", f"crop {list(ref.crop)} is not inside {image.width} x {image.height} pixels")
+    return image.crop(ref.crop)
+
+
+def _turned_size(header: ImageHeader) -> tuple[int, int]:
+    return (header.height, header.width) if header.orientation >= 5 else header.size
+
+
+def _turn(box: Box, header: ImageHeader) -> Box:
+    """A box on the stored pixels, in pixels of the upright image (the eight turns of EXIF)."""
+    width, height = header.size
+    x1, y1, x2, y2 = box
+    turns: dict[int, Box] = {
+        2: (width - x2, y1, width - x1, y2),
+        3: (width - x2, height - y2, width - x1, height - y1),
+        4: (x1, height - y2, x2, height - y1),
+        5: (y1, x1, y2, x2),
+        6: (height - y2, x1, height - y1, x2),
+        7: (height - y2, width - x2, height - y1, width - x1),
+        8: (y1, width - x2, y2, width - x1),
+    }
+    return turns[header.orientation]

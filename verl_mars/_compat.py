@@ -66,12 +66,13 @@ def define_missing_torchvision_ops() -> None:
         _torchvision_ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-def fix_uniform_mrope(tensordict_utils: Any) -> None:
-    """Repair verl's repair of nested mRoPE position ids, for batches whose rows all have one length.
+def keep_equal_mrope_rows(tensordict_utils: Any) -> None:
+    """mRoPE position ids of a batch whose samples all have the same length. Not a matter of the device.
 
-    Then torch takes the wrong dimension of the (4, L) position ids for the ragged one, and verl's
-    ``maybe_fix_3d_position_ids`` only relabels it: the next ``unbind`` raises. Small runs meet this. Goes when verl
-    rebuilds the tensor there.
+    A row of position ids is (4, L_i), a batch of them a nested tensor ragged in its last dimension. Pickling loses
+    which dimension is ragged, so verl's ``maybe_fix_3d_position_ids`` sets it to the last. But of rows of one shape
+    torch makes a nested tensor that is ragged in dimension 1 (the 4), whose offsets count rows of 4: labelled as
+    ragged in dimension 2, unbinding it fails. Such a tensor is built anew here. Goes when verl checks the offsets.
     """
 
     def maybe_fix_3d_position_ids(data: Any) -> None:
@@ -90,13 +91,23 @@ def fix_uniform_mrope(tensordict_utils: Any) -> None:
     tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
 
 
-def fix_text_only_micro_batch(_: Any) -> None:
-    """Let verl's Qwen2-VL forward run on a micro-batch without images, as padding rows make one.
+def average_vision_output(modeling_outputs: Any) -> None:
+    """A micro-batch without images for the Qwen2-VL family. Not a matter of the device.
 
-    verl 0.9.1 runs the vision tower on a dummy image there and calls ``.mean()`` on what it returns: a tensor with
-    transformers 4, an object with transformers 5 (AttributeError). Goes when verl takes the object's hidden state.
+    For such a batch verl adds ``0.0 * visual(zeros).mean()`` to the embeddings, so that the vision tower takes part in
+    every backward pass. transformers 5 returns an object there instead of a tensor: ``'BaseModelOutputWithPooling'
+    object has no attribute 'mean'``. It gets one, of what verl takes from it for real images (``pooler_output``), so
+    that the patch merger takes part too. Text-only rows meet this, and so do verl's padding rows. Goes when verl
+    unpacks the output there as it does for real images.
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    if not hasattr(BaseModelOutputWithPooling, "mean"):
-        BaseModelOutputWithPooling.mean = lambda self: self.last_hidden_state.mean()
+    def mean(self: Any) -> Any:
+        return (self.last_hidden_state if self.pooler_output is None else self.pooler_output).mean()
+
+    if not hasattr(modeling_outputs.BaseModelOutputWithPooling, "mean"):
+        modeling_outputs.BaseModelOutputWithPooling.mean = mean
+
+
+def as_list(column: Any) -> list[Any]:
+    """The values of a non-tensor field that TransferQueue returned: a numpy array, a NonTensorStack or a LinkedList."""
+    return column.tolist() if hasattr(column, "tolist") else list(column)

@@ -10,6 +10,7 @@ import wrapt
 def _install(_v1):
     import transfer_queue as tq
 
+    from verl_mars import _compat
     from verl_mars.trainer.modes import MarsTrainerSync
 
     original = MarsTrainerSync._compute_advantage
@@ -19,14 +20,15 @@ def _install(_v1):
         batch = original(self, batch, metrics)
         fields = ["uid", "index", "anchor_scores", "anchor_sources", "rm_scores", "advantages"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        values = {name: _compat.as_list(data[name]) for name in ("uid", "index", "anchor_sources")}
         rows = [
             {
                 "key": batch.keys[i],
                 "is_padding": bool(batch.tags[i].get("is_padding", False)),
-                "uid": data["uid"].tolist()[i],
-                "index": int(data["index"].tolist()[i]),
+                "uid": values["uid"][i],
+                "index": int(values["index"][i]),
                 "anchor_scores": data["anchor_scores"][i].tolist(),
-                "anchor_sources": list(data["anchor_sources"].tolist()[i]),
+                "anchor_sources": list(values["anchor_sources"][i]),
                 "reward": data["rm_scores"][i].sum().item(),
                 "advantages": data["advantages"][i].tolist(),
             }

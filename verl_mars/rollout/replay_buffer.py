@@ -6,6 +6,8 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
+from verl_mars import _compat
+
 POLL_KEY = "poll_interval_seconds"
 """Under ``trainer.v1.sampler.sampler_kwargs``; verl's own interval is 2 s, most of a step on a CPU."""
 
@@ -23,7 +25,7 @@ class ReproducibleOrder:
             return batch
         fields = ["index", "responses"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=fields)
-        index, responses = data["index"].tolist(), [row.tolist() for row in data["responses"].unbind()]
+        index, responses = _compat.as_list(data["index"]), [row.tolist() for row in data["responses"].unbind()]
         # The response before the session: with verl's own worker it depends on chance which session got which.
         identity = [(str(i), r, *k.split("_")[1:]) for i, r, k in zip(index, responses, batch.keys, strict=True)]
         batch.reorder(sorted(range(len(identity)), key=identity.__getitem__))

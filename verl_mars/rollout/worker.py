@@ -99,9 +99,10 @@ class MarsAgentLoopWorker(_Worker):
             score = await asyncio.wait_for(session, self.mars.anchor_timeout_seconds)
             return float(score)
         except Exception as error:  # one failed session, of whatever kind, must not take its group down
+            cause = str(error).strip().rpartition("\n")[2]  # of a Ray error: the line after the remote traceback
             logger.error(
                 "prompt uid %s (index %s): the session of %s failed, its anchor is missing: %s: %s",
-                *(prompt["uid"], prompt.get("index"), view.name, type(error).__name__, error),
+                *(prompt["uid"], prompt.get("index"), view.name, type(error).__name__, cause),
             )
             return float("nan")
 

@@ -51,9 +51,9 @@ class AnchorsMixin:
         if stats is None:
             raise RuntimeError("verl did not call the estimator `mars` in _compute_advantage")
         sources: dict[int, list[str]] = {}
-        for n, names in zip(stats.group_of_row.tolist(), data["anchor_sources"].tolist(), strict=True):
+        for n, names in zip(stats.group_of_row.tolist(), _compat.as_list(data["anchor_sources"]), strict=True):
             sources.setdefault(n, names)
         metrics.update(mars_metrics(stats, [sources[n] for n in range(len(sources))]))
-        seconds = torch.as_tensor(data["anchor_seconds"].tolist(), dtype=torch.float64)
+        seconds = torch.tensor(_compat.as_list(data["anchor_seconds"]), dtype=torch.float64)
         metrics["timing_s/anchors"] = seconds[counted].max().item() if counted.any() else 0.0
         return batch

@@ -33,7 +33,7 @@ def run_main(
     modules: Sequence[str] = (),
     env: dict[str, str] | None = None,
 ) -> Run:
-    """``python -m verl.trainer.main_ppo --config-name=...`` in ``folder``, ended with all its children after a while."""
+    """``python -m verl.trainer.main_ppo --config-name=...`` in ``folder``; ended with its children after a while."""
     command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", f"--config-name={config_name}"]
     command += ["trainer.logger=[file]", "trainer.save_freq=-1", *overrides]
     environment = dict(os.environ, RAY_USAGE_STATS_ENABLED="0", HYDRA_FULL_ERROR="1", **(env or {}))
@@ -59,7 +59,7 @@ def run_main(
 
 @pytest.fixture(scope="session")
 def run_verl(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function that runs a recipe and returns its :class:`Run`; a run that fails fails the test with its last lines."""
+    """A function that runs a recipe and returns its :class:`Run`; one that fails shows its last lines."""
 
     def run(config_name: str, *overrides: str, fails: bool = False, **options: Any) -> Run:
         result = run_main(tmp_path_factory.mktemp("run"), config_name, overrides, **options)
@@ -78,3 +78,39 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_model")
     model.save(model.build_model(seed=0), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that name 16 training and 8 validation scenes of the toy world."""
+    from verl_mars.toy import world
+    from verl_mars.toy.rows import write_split
+
+    folder = tmp_path_factory.mktemp("toy")
+    files = {
+        split: write_split(world.make_scenes(count, [0, count]), split, folder)
+        for split, count in (("train", 16), ("val", 8))
+    }
+    return [f"data.{split}_files={file}" for split, file in files.items()]
+
+
+SMALL = ("data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4")
+"""8 prompts x 4 rollouts a step."""
+
+
+@pytest.fixture(scope="session")
+def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
+    """A function that trains a recipe for two small steps on toy scenes, from random weights."""
+
+    def run(config_name: str, *overrides: str, **options: Any) -> Run:
+        fixed = [*toy_data, f"actor_rollout_ref.model.path={tiny_model}", *SMALL, "trainer.total_training_steps=2"]
+        fixed += ["trainer.test_freq=2", "trainer.val_before_train=false"]
+        return run_verl(config_name, *fixed, *overrides, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mars_run(small_run: Any) -> Run:
+    """Two small steps of ``toy_mars_grpo``."""
+    return small_run("toy_mars_grpo")

@@ -166,4 +166,4 @@ def _ground_truth(fields: Mapping[str, Any]) -> Any:
 
 def _name(fields: Mapping[str, Any]) -> str:
     info = fields.get("extra_info") or {}
-    return f"data source {fields.get('data_source')!r}, index {info.get('index')!r}"
+    return f"data source {str(fields.get('data_source'))!r}, index {info.get('index')!r}"

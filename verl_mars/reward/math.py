@@ -60,8 +60,10 @@ def boxed_answer(text: str, response: Response) -> tuple[str | None, bool]:
 
 def bare(expression: str) -> str:
     """An expression without ``\\boxed``, math delimiters, and a full stop at its end."""
-    boxes = _boxes(expression)
-    text = (boxes[-1] if boxes else expression).strip()
+    text = expression.strip()
+    for _ in range(2):  # a box in a box is met; a thousand of them are not unpacked one by one
+        boxes = _boxes(text)
+        text = boxes[-1].strip() if boxes else text
     for _ in range(2):
         text = text.removesuffix(".").strip()
         for left, right in _DELIMITERS:
@@ -103,7 +105,11 @@ def _settle(expression: str, gold: str) -> bool | None:
 
 
 def _rational(text: str) -> Fraction | None:
+    """The number that a plain number, fraction or percentage is, exactly; None for anything else."""
     text = text.replace(" ", "")
+    if text.endswith("%") and not text.endswith("%%"):
+        share = _rational(text.removesuffix("%").removesuffix("\\"))
+        return None if share is None else share / 100
     if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
         text = text.replace(",", "")
     if _NUMBER.fullmatch(text):

@@ -53,6 +53,12 @@ def ask(gold: str, answer: str, seconds: float) -> tuple[bool, str]:
         return bool(reply["right"]), str(reply["problem"])
 
 
+def stop() -> None:
+    """End the process, if there is one."""
+    with _lock:
+        _end()
+
+
 def _start() -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

@@ -25,7 +25,7 @@ class Row:
 
     def error(self, problem: str) -> RowError:
         info = self.extra_info
-        parts = [f"data source {self.data_source!r}"]
+        parts = [f"data source {str(self.data_source)!r}"]
         parts += [f"{key} {info[key]!r}" for key in ("split", "index", "sample_id") if info.get(key) is not None]
         if info.get("index") is None:
             parts.append("no index")

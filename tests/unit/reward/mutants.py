@@ -107,6 +107,8 @@ def giants(size: int) -> dict[str, str]:
         "letters": fill("a."),
         "brackets": fill("("),
         "boxed": fill("\\boxed{"),
+        "boxes in boxes": "\\boxed{" * (size // 14) + "}" * (size // 14),
+        "percents": fill("%"),
         "marks": fill("e\u0301"),
         "surrogates": fill("\ud800"),
         "null bytes": fill("\x00"),

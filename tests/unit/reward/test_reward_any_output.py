@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import product
 
 import mutants
 import pytest
@@ -25,9 +26,11 @@ TAGS = st.lists(
 TASKS = st.sampled_from(sorted(mutants.TRUTHS))
 VARIANTS = st.sampled_from(["mars", "authors"])
 
+TRUTHS = mutants.TRUTHS | {"math": {"answer": "3"}}
+
 
 def score(task, text, **settings):
-    return compute_score("any", text, json.dumps(mutants.TRUTHS[task]), {"task": task, "index": 0}, **settings)
+    return compute_score("any", text, json.dumps(TRUTHS[task]), {"task": task, "index": 0}, **settings)
 
 
 def check(result, variant="mars"):
@@ -81,8 +84,7 @@ def test_a_hundred_thousand_mutants_get_a_score():
     assert 0.0 < sum(map(bool, scores)) / len(scores) < 0.5, "the mutants are all right or all wrong: no test"
 
 
-@pytest.mark.parametrize("task", sorted(mutants.TRUTHS))
-@pytest.mark.parametrize("variant", ["mars", "authors"])
+@pytest.mark.parametrize(("task", "variant"), [*product(sorted(mutants.TRUTHS), ["mars", "authors"]), ("math", "mars")])
 def test_no_giant_takes_long(task, variant):
     """100 KB in at most 50 ms of processor time, in the better of three runs: the machine may be busy."""
     score(task, "warm up", variant=variant)

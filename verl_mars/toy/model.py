@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from verl_mars._compat import define_missing_torchvision_ops
 from verl_mars.toy import world
-from verl_mars.toy._torchvision import define_missing_ops
 
-define_missing_ops()  # transformers imports torchvision, which fails without them next to a CPU build of torch
+define_missing_torchvision_ops()  # before transformers, which imports torchvision
 
 from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,

@@ -7,45 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from verl_mars.data.schema import arrow_schema, write_rows
 from verl_mars.toy.world import IMAGES, SIZE, Scenes
 
 DATA_SOURCE = "toy_multisource"
 
-_SCHEMA = pa.schema(
-    {
-        "data_source": pa.string(),
-        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "images": pa.list_(pa.struct({"image": pa.string()})),
-        "ability": pa.string(),
-        "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
-        "extra_info": pa.struct(
-            {
-                "index": pa.int64(),
-                "split": pa.string(),
-                "sample_id": pa.string(),
-                "task": pa.string(),
-                "sources": pa.list_(pa.string()),
-                "image_sizes": pa.list_(pa.list_(pa.int64())),
-                "regime": pa.string(),
-                "question": pa.string(),
-                "thought": pa.string(),
-                "sufficient": pa.list_(pa.string()),
-            }
-        ),
-        "sources": pa.list_(
-            pa.struct(
-                {
-                    "name": pa.string(),
-                    "images": pa.list_(pa.int64()),
-                    "prompt": pa.string(),
-                    "ground_truth": pa.string(),
-                }
-            )
-        ),
-    }
+# Beyond what every row has: what the evaluation groups by, and what a reader of the file wants to see.
+_SCHEMA = arrow_schema(
+    extra_info={"regime": pa.string(), "thought": pa.string(), "sufficient": pa.list_(pa.string())},
 )
 
 
@@ -66,7 +37,7 @@ def write_split(scenes: Scenes, split: str, folder: Path, home: Path | None = No
             Image.fromarray(pixels).save(pictures / name, compress_level=1)
         rows.append(make_row(scenes, row, split, [str(at_home / name) for name in names]))
     file = folder / f"{split}.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file)
+    write_rows(file, rows, schema=_SCHEMA)
     return file
 
 

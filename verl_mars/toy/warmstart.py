@@ -46,23 +46,19 @@ MAX_RESPONSE = 12  # tokens; the longest right answer has 9
 
 @dataclass(frozen=True)
 class Lesson:
-    """One stage of teaching. It ends at `steps`, or when `complementary` and `overall` accuracy are both reached."""
+    """One stage of teaching: `steps` long, or until the model is as good and as misled as `until` asks."""
 
     steps: int
     misled: float
     """Share of the conflicting scenes, seen fused, in which the teacher trusts RGB."""
-    complementary: float = math.inf
-    overall: float = math.inf
+    until: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Regime -> lowest and highest greedy accuracy of the fused view. All must hold; empty: all steps are done."""
     adam: float = 1.5e-3
     muon: float = 0.02
     warmup: int = 30
     batch: int = 64
-    check_every: int = 25
-    check_from: int = 75
-
-    @property
-    def gated(self) -> bool:
-        return self.complementary < math.inf or self.overall < math.inf
+    check_every: int = 10
+    check_from: int = 60
 
 
 @dataclass(frozen=True)
@@ -89,16 +85,12 @@ class Recipe:
     )
 
 
-_UNTIL_HALFWAY = Lesson(steps=400, misled=0.6, complementary=0.45, overall=0.6)
+_FIRST = Lesson(steps=300, misled=0.8, until={world.COMPLEMENTARY: (0.7, 1.0), world.CONFLICTING: (0.0, 0.35)})
+_LOCK = Lesson(steps=60, misled=1.0, adam=5e-4, muon=5e-3, warmup=1)
 TRACKS: Mapping[str, Recipe] = MappingProxyType(
     {
-        "default": Recipe(lessons=(_UNTIL_HALFWAY,)),
-        "interference": Recipe(
-            lessons=(
-                replace(_UNTIL_HALFWAY, complementary=0.8),
-                Lesson(steps=120, misled=1.0, adam=5e-4, muon=0.005, warmup=1),
-            )
-        ),
+        "default": Recipe(lessons=(_FIRST,)),
+        "interference": Recipe(lessons=(replace(_FIRST, until={world.COMPLEMENTARY: (0.85, 1.0)}), _LOCK)),
     }
 )
 
@@ -110,7 +102,7 @@ def warm_start(
 
     Raises RuntimeError when a gated lesson ends without reaching its accuracy.
     """
-    with _torch_threads(threads):
+    with torch_threads(threads):
         scenes = world.make_scenes(recipe.scenes, [seed, 0], recipe.mix)
         rng = np.random.default_rng([seed, 1])
         model = build_model(seed)
@@ -120,7 +112,7 @@ def warm_start(
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -273,6 +265,7 @@ def _teach_lesson(
     conflicting = scenes.regime == world.REGIMES.index(world.CONFLICTING)
     misled = conflicting & (rng.random(len(scenes)) < lesson.misled)
     accuracy: dict[str, float] = {}
+    reached = False
     bar = tqdm(range(lesson.steps), name, disable=not progress, unit="step")
     for step in bar:
         schedule(step)
@@ -295,20 +288,23 @@ def _teach_lesson(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        if lesson.gated and step + 1 >= lesson.check_from and (step + 1) % lesson.check_every == 0:
+        if lesson.until and step + 1 >= lesson.check_from and (step + 1) % lesson.check_every == 0:
             accuracy = _fused_accuracy(model, gate_scenes, gate)
-            if accuracy[world.COMPLEMENTARY] >= lesson.complementary and accuracy["all"] >= lesson.overall:
-                bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy['all']:.0%}")
-                bar.close()
-                return
-        shown_accuracy = f"{accuracy['all']:.0%}" if accuracy else "-"
-        bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=shown_accuracy)
-    if lesson.gated:
+            reached = all(low <= accuracy[regime] <= high for regime, (low, high) in lesson.until.items())
+        overall = f"{accuracy['all']:.0%}" if accuracy else "-"
+        bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=overall)
+        if reached:
+            bar.close()
+            return
+    if lesson.until:
         raise RuntimeError(
-            f"{name} did not reach its accuracy in {lesson.steps} steps: complementary "
-            f"{accuracy[world.COMPLEMENTARY]:.2f} of {lesson.complementary:.2f}, overall {accuracy['all']:.2f} of "
-            f"{lesson.overall:.2f}; try another seed"
+            f"{name} did not get where it should in {lesson.steps} steps: accuracy {_rounded(accuracy)}, wanted "
+            f"(from, to) {dict(lesson.until)}; try another seed"
         )
+
+
+def _rounded(accuracy: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in accuracy.items()}
 
 
 def _schedule(optimizers: list[torch.optim.Optimizer], steps: int, warmup: int) -> Callable[[int], None]:

@@ -1,0 +1,252 @@
+"""Accuracy of a checkpoint on held-out rows: the fused view, and each source alone.
+
+Reads the same parquet files and renders the same views as training does, and samples with the batched sampler of
+`forward`: 1,000 rows with three views take a few seconds. It draws from a generator of its own and leaves torch's
+global random state alone, so evaluating never changes a training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from verl_mars.toy.forward import batch_prompts, sample
+from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, tokenize_prompt
+from verl_mars.toy.scoring import parse_answer
+from verl_mars.toy.warmstart import MAX_RESPONSE, torch_threads, visual_tokens
+from verl_mars.toy.world import SIZE
+from verl_mars.views import Fused, Mono, sources_of_row
+
+FUSED = "fused"
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """N rows of a toy file, in their order. `sources`: the names of each row's sources."""
+
+    ids: tuple[str, ...]
+    regimes: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    sources: tuple[tuple[str, ...], ...]
+    images: tuple[tuple[Path, ...], ...]
+    views: Mapping[str, tuple[tuple[int, list[dict[str, Any]]], ...]]
+    """View (`fused` or a source's name) -> (row, messages) of each row that has it."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_heldout(file: Path, limit: int | None = None) -> HeldOut:
+    """The first `limit` rows of a parquet file in the project's row schema. Raises ValueError for rows that are not
+    the toy's (no `regime`)."""
+    rows = pq.read_table(file).slice(0, limit).to_pylist()
+    if not rows:
+        raise ValueError(f"{file}: no rows to evaluate")
+    views: dict[str, list[tuple[int, list[dict[str, Any]]]]] = {FUSED: []}
+    for number, row in enumerate(rows):
+        if not row["extra_info"].get("regime"):
+            raise ValueError(f"{file}, row {number}: extra_info.regime is missing; this is not a file of the toy world")
+        row["raw_prompt"] = _messages(row)
+        views[FUSED].append((number, Fused().render(row)["raw_prompt"]))
+        for source in sources_of_row(row):
+            views.setdefault(source.name, []).append((number, Mono(source).render(row)["raw_prompt"]))
+    info = [row["extra_info"] for row in rows]
+    return HeldOut(
+        ids=tuple(each["sample_id"] for each in info),
+        regimes=tuple(each["regime"] for each in info),
+        questions=tuple(each["question"] for each in info),
+        answers=tuple(json.loads(row["reward_model"]["ground_truth"])["answers"][0] for row in rows),
+        sources=tuple(tuple(each["sources"]) for each in info),
+        images=tuple(tuple(Path(image["image"]) for image in row["images"]) for row in rows),
+        views={name: tuple(shown) for name, shown in views.items()},
+    )
+
+
+def _messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row's prompt with its `<image>` tags as image parts, as verl's RLHFDataset makes it."""
+    images = iter(row["images"])
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image", **next(images)} if piece == "<image>" else {"type": "text", "text": piece}
+                for piece in re.split("(<image>)", message["content"])
+                if piece
+            ],
+        }
+        for message in row["prompt"]
+    ]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint answered; None and NaN where a row lacks the source.
+
+    responses[view] (N,) texts; right[view] and formatted[view] (N,) 0 or 1.
+    """
+
+    heldout: HeldOut
+    responses: Mapping[str, tuple[str | None, ...]]
+    right: Mapping[str, NDArray[np.float64]]
+    formatted: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(sorted(self.heldout.regimes, key=_regime_order)))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(view for view in self.right if view != FUSED)
+
+    def rows(self, regime: str | None = None) -> NDArray[np.bool_]:
+        every = np.array(self.heldout.regimes)
+        return np.ones(len(every), bool) if regime is None else every == regime
+
+    def accuracy(self, view: str = FUSED, regime: str | None = None) -> float:
+        """Share of right answers among the rows that have the view; NaN where none has."""
+        return _mean(self.right[view][self.rows(regime)])
+
+    def mono_accuracy(self, regime: str | None = None) -> float:
+        """Mean over rows of the mean over the row's sources."""
+        return _mean(self._mono()[self.rows(regime)])
+
+    def information_gain(self, regime: str | None = None) -> float:
+        """Mean over rows of: fused right, minus the mean over the row's sources."""
+        return _mean((self.right[FUSED] - self._mono())[self.rows(regime)])
+
+    def format_rate(self, view: str = FUSED) -> float:
+        return _mean(self.formatted[view])
+
+    def _mono(self) -> NDArray[np.float64]:
+        return np.nanmean(np.stack([self.right[source] for source in self.sources]), axis=0)
+
+
+def _regime_order(name: str) -> int:
+    from verl_mars.toy.world import REGIMES
+
+    return REGIMES.index(name) if name in REGIMES else len(REGIMES)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else float("nan")
+
+
+def evaluate(
+    checkpoint: Path,
+    heldout: HeldOut,
+    temperature: float = 0.0,
+    seed: int = 0,
+    threads: int = 1,
+    views: Sequence[str] | None = None,
+) -> Evaluation:
+    """Answers of the checkpoint in a model folder to every view of the rows; greedy, or sampled once at `temperature`.
+
+    An answer is right when it is exactly the ground truth inside `<think>..</think><answer>..</answer>` and the
+    response ended by itself. Raises ValueError for a folder without a model, a model of another family, and an
+    unknown view.
+    """
+    chosen = list(heldout.views) if views is None else list(views)
+    unknown = sorted(set(chosen) - set(heldout.views))
+    if unknown:
+        raise ValueError(f"no row has the view {unknown[0]!r}; the rows have {sorted(heldout.views)}")
+    with torch_threads(threads):
+        return _evaluate(checkpoint, heldout, temperature, torch.Generator().manual_seed(seed), chosen)
+
+
+def _evaluate(
+    checkpoint: Path, heldout: HeldOut, temperature: float, generator: torch.Generator, views: Sequence[str]
+) -> Evaluation:
+    model, tokenizer = load(checkpoint)
+    files = sorted({path for paths in heldout.images for path in paths})
+    number = {str(path): i for i, path in enumerate(files)}
+    visual = visual_tokens(model, np.stack([_pixels(path) for path in files])[:, None])[:, 0]
+    responses: dict[str, tuple[str | None, ...]] = {}
+    right, formatted = {}, {}
+    for view in views:
+        shown = heldout.views[view]
+        texts: list[str] = []
+        for at in range(0, len(shown), _CHUNK):
+            chunk = [messages for _, messages in shown[at : at + _CHUNK]]
+            texts += _answer(model, tokenizer, chunk, visual, number, temperature, generator)
+        rows = [row for row, _ in shown]
+        by_row = dict(zip(rows, texts, strict=True))
+        responses[view] = tuple(by_row.get(row) for row in range(len(heldout)))
+        right[view], formatted[view] = np.full((2, len(heldout)), np.nan)
+        parsed = [parse_answer(text) for text in texts]
+        right[view][rows] = [answer == heldout.answers[row] for row, answer in zip(rows, parsed, strict=True)]
+        formatted[view][rows] = [answer is not None for answer in parsed]
+    return Evaluation(heldout, responses, right, formatted)
+
+
+def _answer(
+    model: Qwen2_5_VLForConditionalGeneration,
+    tokenizer: Any,
+    conversations: Sequence[list[dict[str, Any]]],
+    visual: Tensor,
+    number: Mapping[str, int],
+    temperature: float,
+    generator: torch.Generator,
+) -> list[str]:
+    """Responses to prompts that all have the same number of pictures; one that did not end is cut off visibly."""
+    pictures = [
+        [number[part["image"]] for message in messages for part in message["content"] if part["type"] == "image"]
+        for messages in conversations
+    ]
+    prompts = batch_prompts(
+        [tokenize_prompt(tokenizer, messages) for messages in conversations],
+        model.config.image_token_id,
+        tokenizer.pad_token_id,
+        MAX_RESPONSE,
+    )
+    sampled = sample(model, prompts, visual[torch.tensor(pictures)], temperature, generator)
+    texts: list[str] = tokenizer.batch_decode(sampled.texts_ids())
+    return [text if ended else text + " ..." for text, ended in zip(texts, sampled.ended.tolist(), strict=True)]
+
+
+def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+    """Model and tokenizer of a model folder, in fp32."""
+    if not (checkpoint / "config.json").is_file():
+        raise ValueError(f"{checkpoint}: no model there (config.json is missing)")
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    if model.config.model_type != "qwen2_5_vl":
+        raise ValueError(f"{checkpoint}: a model of type {model.config.model_type!r}; the toy's is 'qwen2_5_vl'")
+    return model, AutoTokenizer.from_pretrained(checkpoint)
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """The model folder of the last step that verl saved under `run` (its `trainer.default_local_dir`).
+
+    verl writes one where `actor_rollout_ref.actor.checkpoint.save_contents` has `hf_model`. Raises ValueError where
+    there is none.
+    """
+    steps = {int(path.name.removeprefix("global_step_")): path for path in run.glob("global_step_*")}
+    for _, path in sorted(steps.items(), reverse=True):
+        folder = path / "actor" / "huggingface"
+        if any(folder.glob("*.safetensors")):
+            return folder
+    raise ValueError(
+        f"{run}: no checkpoint with a model folder; actor_rollout_ref.actor.checkpoint.save_contents needs `hf_model` "
+        f"and trainer.save_freq must reach a step (steps saved: {sorted(steps) or 'none'})"
+    )
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        if image.size != (SIZE, SIZE):
+            raise ValueError(f"{path}: {image.size[0]}x{image.size[1]} pixels; the toy's pictures have {SIZE}x{SIZE}")
+        return np.asarray(image.convert("RGB"))

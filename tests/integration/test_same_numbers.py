@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-CLOCK = ("timing_s/", "timing_per_token_ms/", "perf/")
+CLOCK = ("timing_s/", "timing_per_token_ms/", "perf/", "actor/perf/")
 """Metrics of time and memory."""
 
 
@@ -37,7 +37,9 @@ STOCK = (
 def test_stock_grpo_is_the_same_with_and_without_the_plugin(small_run):
     """Bit for bit. The second arm loads the CPU platform alone; verl does not look at entry points there."""
     with_plugin = small_run("toy_grpo", *STOCK)
-    without = small_run("toy_grpo", *STOCK, modules=["verl_mars.cpu"], env={"VERL_USE_EXTERNAL_PLUGINS": "none"})
+    without = small_run(
+        "toy_grpo", *STOCK, modules=["verl_mars.cpu"], env={"VERL_USE_EXTERNAL_PLUGINS": "none", "VERL_PLATFORM": "cpu"}
+    )
     assert_same(with_plugin, without)
 
 

@@ -109,7 +109,10 @@ def data_faults(config: DictConfig, progress: bool = False) -> list[str]:
     if not files:
         return ["data.train_files names no file"]
     limit = config.actor_rollout_ref.rollout.get("limit_images")
-    report = check_files(files, max_images=limit, need_sources=True, progress=progress)
+    try:
+        report = check_files(files, max_images=limit, need_sources=True, progress=progress)
+    except ValueError as error:  # a file that cannot be read at all
+        return [str(error)]
     return [str(fault) for fault in report.faults]
 
 

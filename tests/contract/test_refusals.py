@@ -1,0 +1,125 @@
+"""What is refused before any model is loaded: on verl's real configuration, with real files."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from verl_mars.doctor import compose_recipe, recipe_faults
+from verl_mars.trainer.checks import raise_on_faults
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (56, 56)).save(path)
+    return str(path)
+
+
+def make_row(image, index=0):
+    return {
+        "data_source": "test",
+        "prompt": [{"role": "user", "content": "<image><image>where?"}],
+        "images": [{"image": image}, {"image": image}],
+        "ability": "vision",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["left"]})},
+        "extra_info": {"index": index, "sample_id": f"s{index}", "task": "vqa"},
+        "sources": [{"name": "rgb", "images": [0]}, {"name": "ir", "images": [1]}],
+    }
+
+
+def write(tmp_path, rows):
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return f"data.train_files={path}"
+
+
+def faults(*overrides):
+    return list(recipe_faults("toy_mars_grpo", overrides))
+
+
+def test_the_recipe_is_fine(tmp_path, image):
+    assert faults(write(tmp_path, [make_row(image)])) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n = 1", "2 or more"]),
+        ("+algorithm.mars.anchor_count=2", ["algorithm.mars.anchor_count", "allowed:", "anchors_per_source"]),
+        (
+            "algorithm.mars.anchors_per_source=0",
+            ["algorithm.mars.anchors_per_source = 0", "greater than or equal to 1"],
+        ),
+        ("algorithm.mars.mono_prompt=blank", ["algorithm.mars.mono_prompt = 'blank'", "'repeat' or 'drop'"]),
+        ("algorithm.use_kl_in_reward=true", ["algorithm.use_kl_in_reward = True", "use_kl_loss"]),
+        ("algorithm.adv_estimator=marz", ["algorithm.adv_estimator = 'marz'", "known:", "mars"]),
+        ("trainer.v1.trainer_mode=sync", ["trainer.v1.trainer_mode = 'sync'", "mars_sync"]),
+        ("trainer.use_v1=false", ["trainer.use_v1 = False", "set it to true"]),
+        ("reward.reward_model.enable=true", ["reward.reward_model.enable_resource_pool = False", "own pool"]),
+        (
+            "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager",
+            ["agent_loop_manager_class = 'my.Manager'", "verl_mars.rollout.manager.MarsAgentLoopManager"],
+        ),
+        ("trainer.n_gpus_per_node=3", ["= 32 rows do not divide among 3"]),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(override, words):
+    found = faults(override)
+    assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+def broken(image, change):
+    row = make_row(image)
+    change(row)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda row: row.pop("sources"), ["sources"]),
+        (lambda row: row["sources"][1].update(images=[2]), ["sources[1].images", "2"]),
+        (lambda row: row["images"][1].update(image=row["images"][1]["image"] + ".gone"), ["images[1]", ".gone"]),
+        (lambda row: row["images"].pop(), ["images", "<image>"]),
+    ],
+)
+def test_a_faulty_row_is_named(tmp_path, image, change, words):
+    found = faults(
+        write(tmp_path, [make_row(image), broken(image, change)] if "sources" not in words else [broken(image, change)])
+    )
+    assert found and all(any(word in fault for fault in found) for word in words), found
+    assert all("train.parquet" in fault for fault in found)
+
+
+def test_a_broken_image_is_named(tmp_path, image):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(b"\x89PNG\r\n\x1a\n")
+    row = make_row(image)
+    row["images"][1]["image"] = str(torn)
+    found = faults(write(tmp_path, [row]))
+    assert len(found) == 1 and "torn.png" in found[0] and "row 0" in found[0], found
+
+
+def test_fewer_images_allowed_than_a_prompt_has(tmp_path, image):
+    found = faults(write(tmp_path, [make_row(image)]), "+actor_rollout_ref.rollout.limit_images=1")
+    assert len(found) == 1 and "2" in found[0] and "1" in found[0] and "limit_images" in found[0], found
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    found = faults(f"data.train_files={tmp_path}/none.parquet")
+    assert len(found) == 1 and "none.parquet" in found[0], found
+
+
+def test_the_trainer_mode_refuses_with_all_faults_at_once():
+    config = compose_recipe("toy_mars_grpo", ["actor_rollout_ref.rollout.n=1", "algorithm.mars.mono_prompt=blank"])
+    with pytest.raises(ValueError, match="(?s)before any model is loaded.*rollout.n = 1") as error:
+        raise_on_faults(config)
+    assert "mono_prompt" in str(error.value)
+
+
+def test_another_estimator_in_a_mars_mode_is_left_alone():
+    """The other arm of a comparison: no anchors, and no complaint about settings of `mars`."""
+    assert faults("algorithm.adv_estimator=grpo") == []

@@ -55,7 +55,7 @@ def score(text: str, ground_truth: Any, row: Row) -> Mapping[str, Any]:
         accuracy = boxes_reward(boxes or [], true.boxes)
         keys = {"boxes_predicted": float(len(boxes or [])), "boxes_true": float(len(true.boxes))}
     else:
-        accuracy = 0.0 if answer is None else words_reward(answer, _published_truth(task, ground_truth, row))
+        accuracy = 0.0 if answer is None else words_reward(answer, published_truth(task, ground_truth, row))
     return {
         "score": form + accuracy,
         "acc": accuracy,
@@ -90,7 +90,7 @@ def boxes_reward(boxes: list[Any], true_boxes: list[list[float]]) -> float:
     return max(0.0, earned - min(EXCESS_FACTOR * max(count - wanted, 0) / wanted, 1.0))
 
 
-def _published_truth(task: str, ground_truth: Any, row: Row) -> str:
+def published_truth(task: str, ground_truth: Any, row: Row) -> str:
     """The ground truth as the authors' files hold it: a letter, or alternatives joined by "or"."""
     if task == "mcq":
         return truth.read_choice(ground_truth, row).letter

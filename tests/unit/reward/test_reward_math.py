@@ -51,7 +51,7 @@ def test_expressions(gold, answer, acc):
 
 
 @needs_math_verify
-@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "2^{10^{12}}", "(" * 400])
+@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "(" * 400])
 def test_what_never_ends_is_ended_and_the_next_answer_is_scored(answer):
     start = time.monotonic()
     result = score("3", answer, math_timeout_seconds=0.3)

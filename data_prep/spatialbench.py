@@ -71,6 +71,7 @@ class SpatialBench(Converter):
         "or, with --set file=FILE.json: SpatialQA's conversations and their images"
     )
     caveats = ("SpatialBench: existence, reach and size come as pairs of which one is the negation of the other.",)
+    draws = True
     options = SpatialBenchOptions
 
     def samples(self, root: Root, options: SpatialBenchOptions, findings: Findings) -> Iterator[Sample | Reject]:

@@ -46,6 +46,7 @@ class SunRgbd(Converter):
         "SUN RGB-D: only large furniture is boxed throughout; smaller things of the same class may lack a box.",
         "SUN RGB-D: depth is cut at 8 m, as the data set's own toolbox does.",
     )
+    draws = True
     options = SunRgbdOptions
 
     def samples(self, root: Root, options: SunRgbdOptions, findings: Findings) -> Iterator[Sample | Reject]:

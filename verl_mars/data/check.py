@@ -18,6 +18,8 @@ from verl_mars.data.readers import as_files, embeds_images, open_parquet, row_ba
 from verl_mars.data.rules import RowRules, column_problems, image_entry_problem
 from verl_mars.data.schema import ROW_GROUP_BYTES
 
+UNREADABLE_BYTES = 2**31 - 1
+"""Nested binary data of one row group that ``datasets`` cannot read any more."""
 _CACHED_HEADERS = 2**18
 _ROW_COLUMNS = ("data_source", "reward_model", "extra_info", "sources", "videos", "audios")
 
@@ -178,7 +180,7 @@ class _Checker:
                 if largest > 2 * ROW_GROUP_BYTES:
                     size = f"{largest / 2**20:.0f} MB in one row group, at most {ROW_GROUP_BYTES // 2**20} are advised"
                     consequence = "; beyond 2048 `datasets` cannot read the file"
-                    if largest >= 2**31 - 1:
+                    if largest >= UNREADABLE_BYTES:
                         self._add(file, None, Problem("row_group", "", size + consequence))
                     else:
                         self.report.notes.append(f"{file}: {size}{consequence}.")

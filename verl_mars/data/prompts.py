@@ -22,6 +22,7 @@ MonoStyle = Literal["own", "repeat"]
 VERSION = 1
 """Raised when the wording changes, so that a conversion is not resumed with another one."""
 
+_ACRONYMS = frozenset(["rgb", "ir", "sar", "ct", "mri"])
 _THINK = "Reason between <think> and </think>, then give the answer between <answer> and </answer>."
 _ANSWER = {
     "grounding": (
@@ -65,7 +66,8 @@ def mono_prompt(sample: Sample, source: SourceSample, style: Style, mono: MonoSt
 
 def _line(source: SourceSample) -> str:
     label = source.label if source.label is not None else source.name.replace("_", " ")
-    return f"{_clean(label[:1].upper() + label[1:], 'label')}: {IMAGE_TAG * len(source.images)}"
+    label = label.upper() if label.lower() in _ACRONYMS else label[:1].upper() + label[1:]
+    return f"{_clean(label, 'label')}: {IMAGE_TAG * len(source.images)}"
 
 
 def _instruction(sample: Sample) -> str:

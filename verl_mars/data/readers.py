@@ -34,6 +34,11 @@ def as_files(files: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -
 
 
 def _checked_file(file: str) -> str:
+    if "://" in file:
+        raise DataError(
+            f"{file} is not a local path. verl keeps its copy of a remote file under a hash of the name and goes on "
+            "reading the old rows after the file is written again: copy it to storage that all nodes see"
+        )
     path = Path(file).expanduser()
     if path.is_dir():
         shards = sorted(found.name for found in path.iterdir() if found.suffix in SUFFIXES)
@@ -72,9 +77,7 @@ def row_batches(file: str, columns: Sequence[str] | None = None) -> Iterator[lis
     """
     if not file.endswith(".parquet"):
         batch: list[dict[str, Any]] = []
-        for number, record in enumerate(json_records(file)):
-            if not isinstance(record, dict):
-                raise DataError(f"{file}, record {number}: {type(record).__name__}, but a JSON object is needed")
+        for record in json_records(file):
             batch.append(record)
             if len(batch) == BATCH_ROWS:
                 yield batch
@@ -103,12 +106,12 @@ def _has_binary(kind: pa.DataType) -> bool:
     return any(_has_binary(kind.field(position).type) for position in range(kind.num_fields))
 
 
-def json_records(file: str | os.PathLike[str]) -> Iterator[Any]:
-    """The records of a JSON file, one by one in bounded memory: the items of one array, or one value a line.
+def json_records(file: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The objects in a JSON file, one by one in bounded memory: the items of one array, or one after the other.
 
     Raises:
-        DataError: broken JSON, a number that is not finite, a record of more than 64 M characters, or text that is not
-            UTF-8; the message says how many records came before.
+        DataError: broken JSON, an item that is no object, a number that is not finite, a record of more than 64 M
+            characters, or text that is not UTF-8; the message says how many records came before.
     """
     path = Path(file)
     try:
@@ -129,7 +132,7 @@ class _RecordReader:
         self.position = 0
         self.count = 0
 
-    def records(self) -> Iterator[Any]:
+    def records(self) -> Iterator[dict[str, Any]]:
         in_array = self._peek() == "["
         if in_array:
             self.position += 1
@@ -148,6 +151,8 @@ class _RecordReader:
                         self._fail(f"',' or ']' expected, found {sign!r}" if sign else "the file ends inside the array")
                     self.position += 1
                     self._peek()
+            if self._peek() != "{":
+                self._fail(f"an object expected, found {self._peek()!r}")
             yield self._record()
             self.count += 1
 
@@ -155,10 +160,8 @@ class _RecordReader:
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.buffer, self.position)
-                # A number at the very end of the buffer may go on in the next chunk
-                if end < len(self.buffer) or not self._more():
-                    self.position = end
-                    return value
+                self.position = end
+                return value
             except JSONDecodeError as error:
                 if len(self.buffer) - self.position > MAX_RECORD:
                     self._fail(f"more than {MAX_RECORD} characters and no end")
@@ -166,7 +169,8 @@ class _RecordReader:
                 if error.pos < len(self.buffer) - 16 and not error.msg.startswith("Unterminated string"):
                     self._fail(f"{error.msg}, line {error.lineno} of what follows")
                 if not self._more():
-                    self._fail("the file ends inside a record" if error.pos >= len(self.buffer) - 1 else error.msg)
+                    at_end = error.pos >= len(self.buffer) - 1 or error.msg.startswith("Unterminated")
+                    self._fail("the file ends inside a record" if at_end else error.msg)
             except RecursionError:
                 self._fail("nested too deeply")
 

@@ -144,6 +144,8 @@ class Converter(ABC):
     caveats: ClassVar[tuple[str, ...]] = ()
     """Known shortcuts, leaks and gaps of the data set; printed and written into the manifest."""
     default_style: ClassVar[str] = "labelled"
+    draws: ClassVar[bool] = False
+    """Images are usually rendered, so more processes are worth starting."""
     options: ClassVar[type[Options]] = Options
 
     @abstractmethod

@@ -1,0 +1,65 @@
+"""Raw data sets and rows for the tests of verl_mars.data."""
+
+import json
+from pathlib import Path
+
+import pytest
+import raw_sets
+
+from verl_mars.data.convert import convert, settings_from
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A function that makes a raw data set: ``raw("llvip")`` returns its root."""
+    return lambda name, **kwargs: raw_sets.make(name, tmp_path / f"raw-{name}", **kwargs)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function that converts: ``run("llvip", root, out, images="embed")`` returns the result."""
+    from verl_mars.data.cli import find_converter
+
+    def convert_set(name, root, out=None, advance=None, **values):
+        converter = find_converter(name)
+        values.setdefault("style", converter.default_style)
+        out = tmp_path / "out" if out is None else Path(out)
+        return convert(converter, settings_from({"root": root, "out": out, **values}), advance)
+
+    return convert_set
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two ordinary pictures of 64 x 48 pixels."""
+    return [raw_sets.picture(tmp_path / f"ordinary-{k}.jpg", seed=k) for k in range(2)]
+
+
+@pytest.fixture
+def make_row(images):
+    """A function that makes a right row; keyword arguments replace its columns, ``extra`` keys of extra_info."""
+
+    def make(index=0, extra=None, **columns):
+        row = {
+            "data_source": "test",
+            "prompt": [{"role": "user", "content": "<image><image>What is it?"}],
+            "images": [{"image": str(path)} for path in images],
+            "ability": "vqa",
+            "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["a road"]})},
+            "extra_info": {
+                "index": index,
+                "split": "train",
+                "sample_id": f"s{index}",
+                "task": "vqa",
+                "sources": ["rgb", "ir"],
+                "image_sizes": [[64, 48], [64, 48]],
+                **(extra or {}),
+            },
+            "sources": [
+                {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None},
+                {"name": "ir", "images": [1], "prompt": "<image>What?", "ground_truth": None},
+            ],
+        }
+        return row | columns
+
+    return make

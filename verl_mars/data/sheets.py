@@ -1,0 +1,282 @@
+"""Contact sheets: what the policy will be shown, to be looked at by people before a GPU is."""
+
+import io
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from verl_mars.data.faults import DataError, SampleError
+from verl_mars.data.images import encoded_bytes, read_header
+from verl_mars.data.readers import as_files, row_batches
+
+WIDTH = 1680
+MARGIN = 24
+GAP = 12
+CELL_HEIGHT = 300
+MAX_CELL_WIDTH = 520
+LINE = 21
+TEXT_COLUMNS = 150
+MAX_TEXT_LINES = 9
+INK, SOFT, RULE, PAPER = (28, 28, 30), (110, 110, 116), (222, 222, 226), (255, 255, 255)
+BOX_COLOURS = ((0, 220, 120), (255, 176, 0), (0, 176, 255), (255, 80, 160), (180, 120, 255), (255, 255, 0))
+FAULT = (196, 30, 30)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A row and where it stands."""
+
+    file: str
+    number: int
+    row: Mapping[str, Any]
+
+
+def pick_rows(files: Sequence[str], count: int) -> list[Placed]:
+    """Rows at equal distances over all files, so that every file and every part of it is seen.
+
+    Raises:
+        DataError: the files cannot be read or have no rows.
+    """
+    listed = as_files(files)
+    total = sum(len(batch) for file in listed for batch in row_batches(file, ["data_source"]))
+    if total == 0:
+        raise DataError("the files have no rows to show")
+    wanted = {total * step // min(count, total) for step in range(min(count, total))}
+    picked = []
+    position = 0
+    for file in listed:
+        start = position
+        for batch in row_batches(file):
+            for row in batch:
+                if position in wanted:
+                    picked.append(Placed(file, position - start, row))
+                position += 1
+    return picked
+
+
+def write_sheets(files: Sequence[str], out: Path, *, rows: int = 24, per_sheet: int = 4) -> list[Path]:
+    """Draw rows of data files as ``sheet-000.png``, ...: all sources with boxes, question, ground truth, mono prompts.
+
+    Args:
+        files: as verl's ``data.train_files``.
+        out: a folder; made if it is not there.
+        rows: how many rows, at equal distances.
+        per_sheet: rows on one sheet.
+
+    Returns:
+        The sheets.
+
+    Raises:
+        DataError: the files cannot be read or have no rows.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    picked = pick_rows(files, rows)
+    sheets = []
+    for first in range(0, len(picked), per_sheet):
+        drawn = [draw_row(placed) for placed in picked[first : first + per_sheet]]
+        sheet = Image.new("RGB", (WIDTH, sum(image.height for image in drawn)), PAPER)
+        top = 0
+        for image in drawn:
+            sheet.paste(image, (0, top))
+            top += image.height
+        path = out / f"sheet-{first // per_sheet:03d}.png"
+        sheet.save(path)
+        sheets.append(path)
+    return sheets
+
+
+def draw_row(placed: Placed) -> Image.Image:
+    """One row: a headline, its sources side by side, and the texts."""
+    row = placed.row
+    extra = _mapping(row.get("extra_info"))
+    cells = list(_cells(row))
+    lines = list(_lines(row))
+    strips = _strips(cells)
+    height = MARGIN + 2 * LINE + sum(max(cell.height for cell in strip) + GAP for strip in strips)
+    height += LINE * sum(len(text) for _, text in lines) + 2 * MARGIN
+    canvas = Image.new("RGB", (WIDTH, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    title = f"{row.get('data_source')}  ·  {extra.get('sample_id', '?')}"
+    draw.text((MARGIN, MARGIN), title, INK, _font(18, bold=True))
+    where = f"{Path(placed.file).name}, row {placed.number}  ·  {extra.get('split')}  ·  {extra.get('task')}"
+    draw.text((MARGIN + draw.textlength(title, _font(18, bold=True)) + 24, MARGIN + 2), where, SOFT, _font(15))
+    top = MARGIN + 2 * LINE
+    for strip in strips:
+        left = MARGIN
+        for cell in strip:
+            canvas.paste(cell, (left, top))
+            left += cell.width + GAP
+        top += max(cell.height for cell in strip) + GAP
+    for name, text in lines:
+        draw.text((MARGIN, top), name, SOFT, _font(14, bold=True))
+        for line in text:
+            draw.text((MARGIN + 190, top), line, INK, _font(15))
+            top += LINE
+    draw.line((MARGIN, height - MARGIN // 2, WIDTH - MARGIN, height - MARGIN // 2), RULE, 2)
+    return canvas
+
+
+def _cells(row: Mapping[str, Any]) -> Iterator[Image.Image]:
+    images = row.get("images") or []
+    sources = [source for source in row.get("sources") or [] if isinstance(source, Mapping)]
+    names = [
+        [str(s.get("name")) for s in sources if position in (s.get("images") or [])] for position in range(len(images))
+    ]
+    fused = _boxes(_mapping(row.get("reward_model")).get("ground_truth"))
+    own = [_boxes(source.get("ground_truth")) for source in sources]
+    scale = min(1.0, (WIDTH - 2 * MARGIN) / max(1, min(3, len(images))) / MAX_CELL_WIDTH)
+    for position, image in enumerate(images):
+        caption = " + ".join(names[position]) or "no source"
+        truth = next((boxes for boxes in own if boxes is not None and boxes.frame == position), None)
+        if truth is None and fused is not None:
+            truth = fused
+        try:
+            picture = _open(image)
+        except SampleError as error:
+            yield _broken(caption, str(error))
+            continue
+        yield _cell(picture, f"{position}  {caption}", truth, position, scale)
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    boxes: list[list[float]]
+    labels: list[str]
+    frame: int
+    size: tuple[int, int]
+
+
+def _cell(picture: Image.Image, caption: str, truth: _Boxes | None, position: int, scale: float) -> Image.Image:
+    factor = min(CELL_HEIGHT / picture.height, MAX_CELL_WIDTH * scale / picture.width)
+    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+    enlarged = factor > 1
+    shown = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    aligned = truth is not None and truth.size == picture.size
+    if truth is not None and (truth.frame == position or aligned):
+        _draw_boxes(shown, truth, factor, thin=truth.frame != position)
+        if truth.frame != position:
+            caption += f"  (boxes of image {truth.frame})"
+    note = f"{picture.width} x {picture.height}"
+    cell = Image.new("RGB", (max(shown.width, 150), shown.height + LINE + 4), PAPER)
+    draw = ImageDraw.Draw(cell)
+    font = _font(14, bold=True)
+    draw.text((0, 0), caption, INK, font)
+    draw.text((draw.textlength(caption, font) + 10, 0), note, SOFT, _font(13))
+    cell.paste(shown, (0, LINE + 2))
+    return cell
+
+
+def _draw_boxes(shown: Image.Image, truth: _Boxes, factor: float, *, thin: bool) -> None:
+    draw = ImageDraw.Draw(shown)
+    kinds = sorted(set(truth.labels))
+    font = _font(12, bold=True)
+    for box, label in zip(truth.boxes, truth.labels, strict=True):
+        colour = BOX_COLOURS[kinds.index(label) % len(BOX_COLOURS)]
+        x1, y1, x2, y2 = (value * factor for value in box)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=1 if thin else 3)
+        if not thin:
+            width = draw.textlength(label, font)
+            top = y1 - 15 if y1 >= 15 else y1
+            draw.rectangle((x1, top, x1 + width + 6, top + 15), fill=colour)
+            draw.text((x1 + 3, top), label, (0, 0, 0), font)
+
+
+def _broken(caption: str, message: str) -> Image.Image:
+    cell = Image.new("RGB", (MAX_CELL_WIDTH, CELL_HEIGHT // 2), (252, 240, 240))
+    draw = ImageDraw.Draw(cell)
+    draw.text((8, 4), caption, INK, _font(14, bold=True))
+    draw.multiline_text((8, 32), "\n".join(textwrap.wrap(message, 62)[:5]), FAULT, _font(13))
+    return cell
+
+
+def _strips(cells: Sequence[Image.Image]) -> list[list[Image.Image]]:
+    """Cells in lines as wide as the sheet."""
+    strips: list[list[Image.Image]] = []
+    used = WIDTH
+    for cell in cells:
+        if used + GAP + cell.width > WIDTH - 2 * MARGIN:
+            strips.append([])
+            used = 0
+        strips[-1].append(cell)
+        used += cell.width + GAP
+    return strips
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    for message in row.get("prompt") or []:
+        if isinstance(message, Mapping):
+            yield f"{message.get('role')}", _wrapped(str(message.get("content")))
+    yield "ground truth", _wrapped(str(_mapping(row.get("reward_model")).get("ground_truth")))
+    for source in row.get("sources") or []:
+        if isinstance(source, Mapping):
+            name = str(source.get("name"))
+            prompt = source.get("prompt")
+            yield f"alone: {name}", _wrapped("(the fused text)" if prompt is None else str(prompt))
+            if source.get("ground_truth") is not None:
+                yield f"truth: {name}", _wrapped(str(source["ground_truth"]))
+    notes = _mapping(row.get("extra_info")).get("notes")
+    if notes:
+        yield "notes", _wrapped(str(notes))
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = [
+        line
+        for part in text.splitlines() or [""]
+        for line in textwrap.wrap(part, TEXT_COLUMNS, break_long_words=True) or [""]
+    ]
+    if len(lines) > MAX_TEXT_LINES:
+        left = len(lines) - MAX_TEXT_LINES + 1
+        lines = [*lines[: MAX_TEXT_LINES - 1], f"... {left} more lines"]
+    return lines
+
+
+def _boxes(text: Any) -> _Boxes | None:
+    """Boxes of a ground truth; ``None`` where it has none, or none that can be drawn."""
+    try:
+        truth = json.loads(text)
+        boxes = [[float(value) for value in box] for box in truth["boxes"]]
+        labels = [str(label) for label in truth["labels"]]
+        if len(labels) != len(boxes) or any(len(box) != 4 for box in boxes):
+            return None
+        return _Boxes(boxes, labels, int(truth["frame"]), (int(truth["size"][0]), int(truth["size"][1])))
+    except (TypeError, ValueError, KeyError, IndexError):
+        return None
+
+
+def _open(image: Any) -> Image.Image:
+    """The image as it is stored, ready to be drawn.
+
+    Raises:
+        SampleError: it cannot be shown.
+    """
+    source: Any = image.get("bytes") or image.get("image") if isinstance(image, Mapping) else image
+    if isinstance(source, str) and source.startswith("data:image"):
+        source = encoded_bytes(source)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise SampleError("missing_image", f"{source} was not fetched")
+    if not isinstance(source, str | bytes):
+        raise SampleError("images_type", f"{type(source).__name__} is no image")
+    if isinstance(source, str):
+        source = source.removeprefix("file://")
+    read_header(source, decode=True)
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        return opened.convert("RGB")  # as verl does, so that an image which it turns white is white here too
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+@lru_cache(maxsize=16)
+def _font(size: int, bold: bool = False) -> Any:
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -1,5 +1,7 @@
 """``verl-mars``: demo, doctor, data, score."""
 
+import os
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +23,8 @@ def doctor(
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
     from verl_mars.doctor import inspect_plugin, inspect_ray_worker, recipe_faults
 
+    warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
+    os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
     console = Console(soft_wrap=True)
     with console.status("importing verl"):
         here = inspect_plugin()

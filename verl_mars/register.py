@@ -77,7 +77,8 @@ def _register_trainer_modes(v1: ModuleType) -> None:
     for name, path in TRAINER_MODES.items():
         part = _load(path)
         if not isinstance(part, type):  # verl accepts trainer classes only
-            part = type("UnloadedTrainer", (v1.PPOTrainer,), {"__init__": part, "__abstractmethods__": frozenset()})
+            methods = dict.fromkeys([*v1.PPOTrainer.__abstractmethods__, "__init__"], part)
+            part = type("UnloadedTrainer", (v1.PPOTrainer,), methods)
         v1.register_trainer(name)(part)
 
 

@@ -155,7 +155,9 @@ class RowParams:
         )
 
 
-def choose_tokens(logits: Tensor, params: RowParams, uniform: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+def choose_tokens(
+    logits: Tensor, params: RowParams, uniform: Tensor, seen: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a token for each row by inverting its cumulative distribution in the order of token ids.
 
     Args:
@@ -164,7 +166,8 @@ def choose_tokens(logits: Tensor, params: RowParams, uniform: Tensor, seen: Tens
         seen: (B, V) bool, the tokens of the sequence so far; needed where a row has a repetition penalty.
 
     Returns:
-        Tokens (B,) and their log-probs (B,) as the module's docstring defines them.
+        Tokens (B,), their log-probs (B,) as the module's docstring defines them, and the probability of all forbidden
+        tokens (B,) in the same distribution.
     """
     greedy = params.temperature == 0
     temperature = torch.where(greedy, 1.0, params.temperature)[:, None]
@@ -187,7 +190,8 @@ def choose_tokens(logits: Tensor, params: RowParams, uniform: Tensor, seen: Tens
     target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
     tokens = torch.where(greedy, tokens, drawn)
-    return tokens, reported.gather(-1, tokens[:, None])[:, 0]
+    forbidden = reported[:, params.forbidden].exp().sum(-1)
+    return tokens, reported.gather(-1, tokens[:, None])[:, 0], forbidden
 
 
 @dataclass
@@ -244,6 +248,7 @@ class BatchSampler:
         self.text_config = model.config.get_text_config(decoder=True)
         self.forbidden = torch.zeros(len(model.get_output_embeddings().weight), dtype=torch.bool)
         self.forbidden[list(forbidden_token_ids)] = True
+        self._forbidden_sum, self._tokens = 0.0, 0
 
     @property
     def device(self) -> torch.device:
@@ -260,6 +265,12 @@ class BatchSampler:
         return rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid, attention_mask=torch.ones_like(ids))[0][
             :, 0
         ]
+
+    def take_forbidden_share(self) -> float:
+        """The model's mean probability of forbidden tokens since the last call: how far what is drawn is from it."""
+        share = self._forbidden_sum / max(1, self._tokens)
+        self._forbidden_sum, self._tokens = 0.0, 0
+        return share
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request], aborted: Callable[[], bool] = lambda: False) -> list[Response]:
@@ -329,14 +340,16 @@ class BatchSampler:
                 return
             rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
             logits = self._forward(rows.tokens[:, None], rows.mask, rows.positions[:, :, None], rows.cache)
-            rows.tokens, log_probs = choose_tokens(logits, rows.params, rows.uniform[:, step], rows.seen)
+            rows.tokens, log_probs, forbidden = choose_tokens(logits, rows.params, rows.uniform[:, step], rows.seen)
             rows.positions = rows.positions + 1
             if rows.seen is not None:
                 rows.seen = rows.seen.scatter(1, rows.tokens[:, None], True)
-            sampled = zip(rows.requests, rows.tokens.tolist(), log_probs.tolist(), strict=False)  # fillers come last
-            for i, token, log_prob in sampled:
+            columns = (rows.tokens.tolist(), log_probs.tolist(), forbidden.tolist())
+            for i, token, log_prob, mass in zip(rows.requests, *columns, strict=False):  # fillers come last
                 if not responses[i].finished:
                     self._append(requests[i], responses[i], token, log_prob)
+                    self._forbidden_sum += mass
+                    self._tokens += 1
             unfinished = [slot for slot, i in enumerate(rows.requests) if not responses[i].finished]
             if not unfinished:
                 return

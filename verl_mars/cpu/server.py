@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PARAMS = ("temperature", "top_p", "top_k", "repetition_penalty", "ignore_eos")
+_WORTH_A_WARNING = 0.01
 _LENGTHS = ("max_tokens", "max_new_tokens")
 
 
@@ -169,7 +170,7 @@ class TransformersServer:
         params = self._sampling_params(sampling_params, len(ids))
         while self._closed:
             if self._rejecting:
-                return self._output(Response(), False)
+                return self._output(Response(), False, self.global_steps)
             await self._reopened.wait()
         identity = _digest(ids, images, processor_kwargs)
         seed = sampling_params.get("seed")
@@ -242,6 +243,7 @@ class TransformersServer:
     async def _answer(self, batch: list[_Waiting]) -> None:
         self._idle.clear()
         self._sampling = len(batch)
+        version = self.global_steps
         try:
             results: list[Response | Exception] = await self._in_thread(self._sample, batch)
         except Exception as error:  # whatever it was: a request without an answer would wait for ever
@@ -256,7 +258,7 @@ class TransformersServer:
             if isinstance(result, Exception):
                 waiting.answer.set_exception(result)
             else:
-                waiting.answer.set_result(self._output(result, waiting.log_probs))
+                waiting.answer.set_result(self._output(result, waiting.log_probs, version))
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -306,12 +308,12 @@ class TransformersServer:
         positions = self.sampler.positions(waiting.prompt_ids, placeholder, inputs)
         return Prompt(waiting.prompt_ids, positions, inputs, tokens)
 
-    def _output(self, response: Response, log_probs: bool) -> TokenOutput:
+    def _output(self, response: Response, log_probs: bool, version: int | None) -> TokenOutput:
         return TokenOutput(
             token_ids=response.token_ids,
             log_probs=response.log_probs if log_probs else None,
             stop_reason="completed" if response.finished else "aborted",
-            extra_fields={"global_steps": self.global_steps},
+            extra_fields={"global_steps": version},
         )
 
     # ------------------------------------------------------------ weights
@@ -340,6 +342,13 @@ class TransformersServer:
         if missing:
             raise ValueError(f"the trainer sent no values for {len(missing)} weights of the model: {_some(missing)}")
         self._like_it.clear()
+        share = self.sampler.take_forbidden_share()
+        if share > _WORTH_A_WARNING:
+            logger.warning(
+                "under the weights of step %s the policy put %.1f%% of its probability on image placeholders and "
+                "unknown ids, which are never drawn: what was sampled is that far from the policy",
+                *(self.global_steps, 100 * share),
+            )
         if global_steps is not None:
             self.global_steps = global_steps
 
@@ -356,7 +365,8 @@ class TransformersServer:
         number = len(self._waiting) + self._sampling
         waiting, self._waiting = self._waiting, []
         for request in waiting:
-            request.answer.set_result(self._output(Response(), request.log_probs))
+            if not request.answer.done():  # its caller may have given up
+                request.answer.set_result(self._output(Response(), request.log_probs, self.global_steps))
         await self._idle.wait()  # the weights may be exchanged as soon as this returns
         return {"aborted_count": number}
 

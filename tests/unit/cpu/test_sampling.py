@@ -161,6 +161,16 @@ def test_samples_have_the_models_distribution(model, sampler):
     assert stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
 
 
+def test_the_share_of_forbidden_tokens_is_measured(model, sampler):
+    request = Request(make_prompt(sampler, 9), SamplingParams(max_tokens=3, ignore_eos=True), seed=1)
+    sampler.take_forbidden_share()
+    scores = scores_of(model, request, sampler.sample([request])[0].token_ids)
+    expected = scores.softmax(-1)[:, [IMAGE, 4]].sum(-1).mean().item()
+    assert expected > 0
+    assert sampler.take_forbidden_share() == pytest.approx(expected, rel=1e-4)
+    assert sampler.take_forbidden_share() == 0
+
+
 # ---------------------------------------------------------------- random streams
 
 
@@ -236,7 +246,10 @@ def choose(logits, uniform, *, seen=None, forbidden=(), **params):
     mask = torch.zeros(logits.shape[-1], dtype=torch.bool)
     mask[list(forbidden)] = True
     rows = RowParams.of([SamplingParams(max_tokens=1, **params)], mask)
-    token, log_prob = choose_tokens(logits, rows, torch.tensor([uniform], dtype=torch.float64), seen)
+    token, log_prob, mass = choose_tokens(logits, rows, torch.tensor([uniform], dtype=torch.float64), seen)
+    assert mass.item() == pytest.approx(
+        logits.softmax(-1)[0, list(forbidden)].sum().item() if forbidden else 0, abs=1e-6
+    )
     return token.item(), log_prob.item()
 
 

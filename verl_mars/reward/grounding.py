@@ -108,10 +108,11 @@ def judge(boxes: list[Box], truth: Boxes, scale: tuple[float, float], iou_thresh
     overlaps *= _labels_agree(boxes, truth)
     gated = np.where(overlaps > iou_threshold, overlaps, 0.0)
     pairs = best_match(gated)
+    ungated = pairs if np.array_equal(gated, overlaps) else best_match(overlaps)
     matched = overlaps[pairs]
     return Grounding(
         acc=float(2.0 * gated[pairs].sum() / (count + wanted)),
-        iou=float(overlaps[best_match(overlaps)].sum() / wanted),
+        iou=float(overlaps[ungated].sum() / wanted),
         found=int((matched > MATCH_IOU).sum()),
         predicted=count,
         true=wanted,

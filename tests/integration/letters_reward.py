@@ -1,0 +1,5 @@
+"""A reward with different values for different answers: the share of letters."""
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    return sum(c.isalpha() and c.isascii() for c in solution_str) / max(1, len(solution_str))

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from verl_mars.data.cli import app as data_app
+from verl_mars.reward.cli import app as score_app
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
+app.add_typer(data_app, name="data")
+app.add_typer(score_app, name="score")
 
 
 @app.command()
@@ -69,10 +73,6 @@ def demo(
     from verl_mars.toy.demo import demo as run
 
     run(out=out, steps=steps, seed=seed, track=track, algorithm=algorithm)
-
-
-def _mount(name: str, module: str) -> None:
-    app.add_typer(import_module(module).app, name=name)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from verl_mars.toy.forward import batch_prompts, sample
 from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, tokenize_prompt
 from verl_mars.toy.scoring import parse_answer
 from verl_mars.toy.warmstart import MAX_RESPONSE, torch_threads, visual_tokens
-from verl_mars.toy.world import SIZE
+from verl_mars.toy.world import REGIMES, SIZE, SOURCES
 from verl_mars.views import Fused, Mono, sources_of_row
 
 FUSED = "fused"
@@ -96,21 +96,23 @@ def _messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 class Evaluation:
     """What a checkpoint answered; None and NaN where a row lacks the source.
 
-    responses[view] (N,) texts; right[view] and formatted[view] (N,) 0 or 1.
+    responses[view] (N,) texts; ended, right and formatted [view] (N,) 0 or 1: the response ended by itself, is exactly
+    the ground truth in the right format, is in the right format.
     """
 
     heldout: HeldOut
     responses: Mapping[str, tuple[str | None, ...]]
+    ended: Mapping[str, NDArray[np.float64]]
     right: Mapping[str, NDArray[np.float64]]
     formatted: Mapping[str, NDArray[np.float64]]
 
     @property
     def regimes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(sorted(self.heldout.regimes, key=_regime_order)))
+        return tuple(sorted(set(self.heldout.regimes), key=_order(REGIMES)))
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return tuple(view for view in self.right if view != FUSED)
+        return tuple(sorted((view for view in self.right if view != FUSED), key=_order(SOURCES)))
 
     def rows(self, regime: str | None = None) -> NDArray[np.bool_]:
         every = np.array(self.heldout.regimes)
@@ -135,10 +137,9 @@ class Evaluation:
         return np.nanmean(np.stack([self.right[source] for source in self.sources]), axis=0)
 
 
-def _regime_order(name: str) -> int:
-    from verl_mars.toy.world import REGIMES
-
-    return REGIMES.index(name) if name in REGIMES else len(REGIMES)
+def _order(known: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    """Sort key: the known names in their order, then others by name."""
+    return lambda name: (known.index(name) if name in known else len(known), name)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -176,21 +177,23 @@ def _evaluate(
     number = {str(path): i for i, path in enumerate(files)}
     visual = visual_tokens(model, np.stack([_pixels(path) for path in files])[:, None])[:, 0]
     responses: dict[str, tuple[str | None, ...]] = {}
-    right, formatted = {}, {}
+    ended, right, formatted = {}, {}, {}
     for view in views:
         shown = heldout.views[view]
-        texts: list[str] = []
+        outcomes: list[tuple[str, bool]] = []
         for at in range(0, len(shown), _CHUNK):
             chunk = [messages for _, messages in shown[at : at + _CHUNK]]
-            texts += _answer(model, tokenizer, chunk, visual, number, temperature, generator)
+            outcomes += _answer(model, tokenizer, chunk, visual, number, temperature, generator)
         rows = [row for row, _ in shown]
-        by_row = dict(zip(rows, texts, strict=True))
-        responses[view] = tuple(by_row.get(row) for row in range(len(heldout)))
-        right[view], formatted[view] = np.full((2, len(heldout)), np.nan)
-        parsed = [parse_answer(text) for text in texts]
-        right[view][rows] = [answer == heldout.answers[row] for row, answer in zip(rows, parsed, strict=True)]
-        formatted[view][rows] = [answer is not None for answer in parsed]
-    return Evaluation(heldout, responses, right, formatted)
+        text_of = {row: text for row, (text, _) in zip(rows, outcomes, strict=True)}
+        responses[view] = tuple(text_of.get(row) for row in range(len(heldout)))
+        ended[view], right[view], formatted[view] = np.full((3, len(heldout)), np.nan)
+        for row, (text, stopped) in zip(rows, outcomes, strict=True):
+            answer = parse_answer(text) if stopped else None
+            ended[view][row] = stopped
+            formatted[view][row] = answer is not None
+            right[view][row] = answer == heldout.answers[row]
+    return Evaluation(heldout, responses, ended, right, formatted)
 
 
 def _answer(
@@ -201,8 +204,8 @@ def _answer(
     number: Mapping[str, int],
     temperature: float,
     generator: torch.Generator,
-) -> list[str]:
-    """Responses to prompts that all have the same number of pictures; one that did not end is cut off visibly."""
+) -> list[tuple[str, bool]]:
+    """Responses to prompts that all have the same number of pictures, and whether each ended by itself."""
     pictures = [
         [number[part["image"]] for message in messages for part in message["content"] if part["type"] == "image"]
         for messages in conversations
@@ -214,8 +217,7 @@ def _answer(
         MAX_RESPONSE,
     )
     sampled = sample(model, prompts, visual[torch.tensor(pictures)], temperature, generator)
-    texts: list[str] = tokenizer.batch_decode(sampled.texts_ids())
-    return [text if ended else text + " ..." for text, ended in zip(texts, sampled.ended.tolist(), strict=True)]
+    return list(zip(tokenizer.batch_decode(sampled.texts_ids()), sampled.ended.tolist(), strict=True))
 
 
 def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:

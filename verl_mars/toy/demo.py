@@ -1,0 +1,205 @@
+"""`verl-mars demo`: the world, a warm start, training with verl, evaluation, pictures.
+
+The training is an ordinary run of verl in a process of its own, with a recipe of ours and nothing else:
+`python -m verl.trainer.main_ppo --config-name=toy_mars_grpo ...`. The whole command stands at the top of its log.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from verl_mars.toy.prepare import ToyPaths, prepare
+
+RECIPES: Mapping[str, str] = {"mars": "toy_mars_grpo", "grpo": "toy_grpo"}
+STALLED_SECONDS = 600.0
+"""Training that reports no step for so long is ended: a step takes seconds, starting up well under two minutes."""
+
+_LAST_LINES = 40
+_POLL_SECONDS = 0.5
+
+
+class DemoError(RuntimeError):
+    """The training did not end as it should; the message has the last lines of its log."""
+
+
+def demo(
+    out: str | Path = "outputs/demo",
+    steps: int = 40,
+    seed: int = 0,
+    track: str = "default",
+    algorithm: str = "mars",
+) -> dict[str, Any]:
+    """Run the demo and leave its results in `out`; returns the summary.
+
+    Leaves `summary.json`, `metrics.jsonl`, `curve.png`, `samples.png`, `checkpoint/`, and beside them `train.log`,
+    `rollouts/` (every training response) and `hydra/` (the configuration). Results of an earlier demo there are
+    replaced. Same seed, same numbers. Raises ValueError for an unknown track or algorithm and fewer than one step,
+    DemoError when the training fails.
+    """
+    if algorithm not in RECIPES:
+        raise ValueError(f"unknown algorithm {algorithm!r}; allowed: {sorted(RECIPES)}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    console, folder = Console(), Path(out).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+
+    with _timed(seconds, "prepare"):
+        paths = prepare(track, seed)
+    from verl_mars.toy.evaluate import evaluate, latest_checkpoint, read_heldout
+    from verl_mars.toy.pictures import draw_curve, draw_samples
+    from verl_mars.toy.report import Run, read_metrics, summarize, table, write_summary
+
+    heldout = read_heldout(paths.heldout_file)
+    with _timed(seconds, "evaluate"), console.status(f"evaluating the warm start on {len(heldout)} scenes"):
+        before = evaluate(paths.model, heldout)
+    with _timed(seconds, "train"):
+        train(paths, folder, steps, seed, algorithm, console)
+    with _timed(seconds, "evaluate"), console.status(f"evaluating the trained model on {len(heldout)} scenes"):
+        after = evaluate(latest_checkpoint(folder / "checkpoint"), heldout)
+
+    metrics = read_metrics(folder / "metrics.jsonl")
+    title = f"{algorithm.upper()} on the toy world: {steps} steps, track {track}, seed {seed}"
+    with console.status("drawing"):
+        draw_curve(metrics, before, after, title, folder / "curve.png")
+        draw_samples(before, after, folder / "samples.png")
+    summary = summarize(Run(seed, track, algorithm, steps, seconds), before, after, metrics)
+    write_summary(summary, folder / "summary.json")
+    console.print(table(before, after))
+    phases = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items())
+    console.print(f"{title}. {phases}.", highlight=False)
+    console.print("results:", str(folder), soft_wrap=True, highlight=False)
+    return summary
+
+
+def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, console: Console) -> None:
+    """Train with verl in a process of its own and show its progress. Raises DemoError with the end of its log."""
+    for name in ("checkpoint", "rollouts", "hydra"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    metrics_file, log_file = folder / "metrics.jsonl", folder / "train.log"
+    metrics_file.unlink(missing_ok=True)
+    command = training_command(paths, folder, steps, seed, algorithm)
+    environment = dict(os.environ, VERL_FILE_LOGGER_PATH=str(metrics_file), RAY_USAGE_STATS_ENABLED="0")
+    with open(log_file, "w", encoding="utf-8") as log:
+        log.write(shlex.join(command) + "\n")
+        log.flush()
+        # A session of its own, so that it can be ended with everything that it started.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            stalled = _watch(process, metrics_file, steps, console)
+        finally:
+            _end(process)
+    if stalled:
+        raise DemoError(_failure(f"training reported no step for {STALLED_SECONDS:.0f} seconds", log_file))
+    if process.returncode != 0:
+        raise DemoError(_failure(f"training ended with exit code {process.returncode}", log_file))
+
+
+def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str) -> list[str]:
+    """The command line of the training: verl's main, our recipe, and where things are."""
+    overrides = {
+        "data.train_files": paths.train_file,
+        "data.val_files": paths.val_file,
+        "data.seed": seed,
+        "actor_rollout_ref.model.path": paths.model,
+        "actor_rollout_ref.actor.data_loader_seed": seed,
+        "actor_rollout_ref.rollout.seed": seed,
+        # The folder that transformers loads, beside what verl resumes from.
+        "actor_rollout_ref.actor.checkpoint.save_contents": "[model,optimizer,extra,hf_model]",
+        "trainer.total_training_steps": steps,
+        "trainer.total_epochs": -(-steps // 100),  # an epoch has 250 steps; the number of steps ends the run
+        "trainer.save_freq": steps,
+        # The demo evaluates on more scenes than verl's validation file has, before and after.
+        "trainer.val_before_train": "false",
+        "trainer.test_freq": -1,
+        "trainer.logger": "[file]",
+        "trainer.default_local_dir": folder / "checkpoint",
+        "trainer.rollout_data_dir": folder / "rollouts",
+        "hydra.run.dir": folder / "hydra",
+    }
+    main = [sys.executable, "-m", "verl.trainer.main_ppo", f"--config-name={RECIPES[algorithm]}"]
+    return main + [f"{key}={_hydra(value)}" for key, value in overrides.items()]
+
+
+def _hydra(value: Any) -> str:
+    """A value for Hydra's override grammar; paths are quoted, they may hold spaces and equal signs."""
+    if isinstance(value, Path):
+        escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return str(value)
+
+
+def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, console: Console) -> bool:
+    """Show the steps as they are reported until the process ends. True when it stalled."""
+    from verl_mars.toy.report import read_metrics
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("step {task.completed} of {task.total}"),
+        TextColumn("[cyan]{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting verl", total=steps, numbers="")
+        done, last_news, size = 0, time.monotonic(), -1
+        while process.poll() is None:
+            time.sleep(_POLL_SECONDS)
+            if metrics_file.exists() and (now := metrics_file.stat().st_size) != size:
+                size, last_news = now, time.monotonic()
+                metrics = read_metrics(metrics_file, partial=True)
+                done = max(metrics.steps, default=0)
+                if done:
+                    numbers = _numbers(metrics.steps[done])
+                    progress.update(task, description="training", completed=done, numbers=numbers)
+                    if not console.is_terminal and (done % 10 == 0 or done in (1, steps)):
+                        console.print(f"step {done} of {steps}: {numbers}", highlight=False)
+            if time.monotonic() - last_news > STALLED_SECONDS:
+                return True
+        if process.returncode == 0:
+            progress.update(task, description="trained", completed=steps)
+    return False
+
+
+def _numbers(step: Mapping[str, float]) -> str:
+    parts = {"reward": "critic/score/mean", "information gain": "mars/info_gain"}
+    return "  ".join(f"{label} {step[name]:+.2f}" for label, name in parts.items() if name in step)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process, and whatever of its session is still there (Ray's processes end with their driver)."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _failure(what: str, log_file: Path) -> str:
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return f"{what}. The end of {log_file}:\n" + "\n".join(lines[-_LAST_LINES:])
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - start

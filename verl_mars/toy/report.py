@@ -1,0 +1,145 @@
+"""What a demo run leaves for people: `summary.json`, the table on the screen, and the pictures (`pictures.py`)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from verl_mars.toy.evaluate import FUSED, Evaluation
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was run, as the summary states it."""
+
+    seed: int
+    track: str
+    algorithm: str
+    steps: int
+    seconds: Mapping[str, float]
+    """Phase -> wall-clock seconds."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of a training by step, as verl's file logger wrote them. `series` leaves out steps without the metric."""
+
+    steps: Mapping[int, Mapping[str, float]]
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        pairs = [(step, data[name]) for step, data in sorted(self.steps.items()) if name in data]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def under(self, prefix: str) -> list[str]:
+        """What follows `prefix` in the names of the metrics, sorted."""
+        names = {name for data in self.steps.values() for name in data if name.startswith(prefix)}
+        return sorted(name.removeprefix(prefix) for name in names)
+
+
+def read_metrics(file: Path, partial: bool = False) -> Metrics:
+    """Read a JSONL file of verl's file logger: lines `{"step": int, "data": {name: number}}`.
+
+    `partial`: the file is still being written; a last line that is not whole is left for later. Raises ValueError
+    naming the line for anything else that is not such a line.
+    """
+    text = file.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    unfinished = lines.pop()  # what follows the last newline: nothing, unless a line is being written
+    if unfinished and not partial:
+        lines.append(unfinished)
+    steps: dict[int, dict[str, float]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            step, data = entry["step"], entry["data"]
+            numbers = {name: float(value) for name, value in data.items() if isinstance(value, int | float)}
+        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f'{file}, line {number}: not a line {{"step": .., "data": {{..}}}} of metrics') from error
+        steps.setdefault(int(step), {}).update(numbers)
+    return Metrics(steps)
+
+
+def summarize(run: Run, before: Evaluation, after: Evaluation, metrics: Metrics) -> dict[str, Any]:
+    """The content of `summary.json`: greedy accuracies on held-out rows, training metrics, what was run.
+
+    All but the seconds is the same for the same seed.
+    """
+
+    def both(measure: Callable[..., float], *what: str) -> dict[str, float | None]:
+        return {"before": _rounded(measure(before, *what)), "after": _rounded(measure(after, *what))}
+
+    training = {}
+    for name in ("critic/score/mean", "mars/info_gain", "mars/interference_groups", "mars/rescued_groups"):
+        values = metrics.series(name)[1]
+        if values:
+            tail = max(1, len(values) // 5)
+            training[name] = {
+                "first_steps": _rounded(sum(values[:tail]) / tail),
+                "last_steps": _rounded(sum(values[-tail:]) / tail),
+            }
+    return {
+        "accuracy_before": _rounded(before.accuracy()),
+        "accuracy_after": _rounded(after.accuracy()),
+        "per_regime": {
+            regime: {
+                "rows": int(before.rows(regime).sum()),
+                **both(Evaluation.accuracy, FUSED, regime),
+                "mono": {source: both(Evaluation.accuracy, source, regime) for source in before.sources},
+                "information_gain": both(Evaluation.information_gain, regime),
+            }
+            for regime in before.regimes
+        },
+        "per_source": {source: both(Evaluation.accuracy, source) for source in before.sources},
+        "information_gain": both(Evaluation.information_gain),
+        "format_rate": both(Evaluation.format_rate),
+        "training": training,
+        "heldout_rows": len(before.heldout),
+        "track": run.track,
+        "algorithm": run.algorithm,
+        "steps": run.steps,
+        "seed": run.seed,
+        "seconds": round(sum(run.seconds.values()), 1),
+        "seconds_of": {phase: round(value, 1) for phase, value in run.seconds.items()},
+    }
+
+
+def _rounded(value: float) -> float | None:
+    """JSON has no NaN: null stands for a mean over nothing."""
+    return None if math.isnan(value) else round(value, 4)
+
+
+def write_summary(summary: Mapping[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def table(before: Evaluation, after: Evaluation) -> Table:
+    """Accuracy before and after training: a row for each view and the information gain, a column for each regime."""
+    grid = Table(title=f"Held-out accuracy before → after, {len(before.heldout)} scenes", title_style="bold")
+    grid.add_column("shown to the model")
+    for name in ("overall", *before.regimes):
+        grid.add_column(name, justify="right", style="bold" if name == "overall" else None)
+    columns = (None, *before.regimes)
+
+    def add(label: str, measure: Callable[..., float], *what: str, signed: bool = False, **row: Any) -> None:
+        cells = [_change(measure(before, *what, regime), measure(after, *what, regime), signed) for regime in columns]
+        grid.add_row(label, *cells, **row)
+
+    add("all sources (fused)", Evaluation.accuracy, FUSED, end_section=True, style="bold")
+    for source in before.sources:
+        add(f"{source} alone", Evaluation.accuracy, source, end_section=source == before.sources[-1])
+    add("information gain", Evaluation.information_gain, signed=True)
+    return grid
+
+
+def _change(before: float, after: float, signed: bool) -> str:
+    if math.isnan(before) or math.isnan(after):
+        return "-"
+    form = "{:+.1f}" if signed else "{:.1f}"
+    color = "green" if after - before >= 0.05 else "red" if after - before <= -0.05 else "default"
+    return f"{form.format(100 * before)} → [{color}]{form.format(100 * after)}[/{color}]"

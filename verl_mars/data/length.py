@@ -21,6 +21,7 @@ from verl_mars.data.rules import IMAGE_TAG
 Size = tuple[int, int]
 _FIRST_MERGE = 2
 _FIRST_MIN_TOKENS, _FIRST_MAX_TOKENS = 4, 16384
+_KNOWN_TEXTS = 4096
 _TEMPLATE_BYTES = 128
 """Bound for the chat template around one message and a default system prompt."""
 
@@ -104,7 +105,7 @@ class PromptLength:
         self.family = family
         self.exact = tokenizer is not None
         self._tokenizer = tokenizer
-        self._count_text = lru_cache(maxsize=4096)(self._exact_text if self.exact else self._bound_text)
+        self._known: dict[tuple[tuple[str, str], ...], int] = {}
 
     def __call__(
         self,
@@ -114,7 +115,12 @@ class PromptLength:
         max_pixels: int | None = None,
     ) -> int:
         """Tokens of a prompt whose ``<image>`` stand for images of these sizes."""
-        text = self._count_text(tuple((message["role"], message["content"]) for message in messages))
+        key = tuple((message["role"], message["content"]) for message in messages)
+        text = self._known.get(key)
+        if text is None:
+            if len(self._known) >= _KNOWN_TEXTS:
+                self._known.clear()
+            text = self._known[key] = self._exact_text(key) if self.exact else self._bound_text(key)
         return text + sum(visual_tokens(tuple(size), self.family, min_pixels, max_pixels) for size in sizes)
 
     @staticmethod

@@ -24,8 +24,6 @@ class Root:
     def __init__(self, path: str | os.PathLike[str], allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
         self.path = Path(os.path.abspath(os.path.expanduser(path)))
         self._homes = [self._home(folder) for folder in (self.path, *allowed)]
-        # Folders repeat from file to file, and resolving one costs as much as reading a header
-        self._real_folder = lru_cache(maxsize=4096)(os.path.realpath)
 
     @staticmethod
     def _home(folder: str | os.PathLike[str]) -> str:
@@ -43,7 +41,7 @@ class Root:
             raise SampleError("outside_root", f"{name!r} is no file name")
         path = os.path.abspath(os.path.join(self.path, name))
         folder, base = os.path.split(path)
-        real = os.path.join(self._real_folder(folder), base)
+        real = os.path.join(_real_folder(folder), base)
         if os.path.islink(real):
             real = os.path.realpath(real)
         if not any(real.startswith(home + os.sep) for home in self._homes):
@@ -83,3 +81,9 @@ class Root:
                 found[stem] = entry.name
         for stem in sorted(found):
             yield stem, f"{folder}/{found[stem]}"
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """The folder without links. Folders repeat from file to file, and resolving one costs as much as a header."""
+    return os.path.realpath(folder)

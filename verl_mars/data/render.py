@@ -16,12 +16,14 @@ from PIL import Image, ImageOps
 
 from verl_mars.data.depth import DepthEncoding, encode, millimetres, stretch
 from verl_mars.data.faults import SampleError
+from verl_mars.data.files import whole_file
 from verl_mars.data.images import ImageHeader, read_header, training_problem
 from verl_mars.data.sample import ImageRef
 
 Box = tuple[float, float, float, float]
 VERSION = 1
 FOLDER = "images"
+_KNOWN_IMAGES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Renderer:
         self.folder = folder
         self.depth_encoding = depth_encoding
         self.decode = decode
+        self._known: dict[tuple[str, ImageRef, str], Prepared] = {}
 
     def prepare(self, path: str, ref: ImageRef, source: str) -> Prepared:
         """The image of a source, rendered if need be.
@@ -105,6 +108,9 @@ class Renderer:
         header: ImageHeader,
         draw: Callable[[Image.Image, ImageRef], tuple[Image.Image, dict[str, object]]],
     ) -> Prepared:
+        known = self._known.get((path, ref, draw.__name__))
+        if known is not None:  # several questions about one image follow each other in many data sets
+            return known
         recipe = repr((VERSION, draw.__name__, self.depth_encoding, ref.unit, ref.crop)).encode()
         content = Path(path).read_bytes()
         name = hashlib.blake2b(
@@ -125,20 +131,15 @@ class Renderer:
         problem = training_problem(ImageHeader(*picture.size, picture.mode, "PNG"))
         if problem is not None:
             raise SampleError(problem.code, f"{path}: {problem.message}")
+        if len(self._known) >= _KNOWN_IMAGES:
+            self._known.clear()
+        self._known[path, ref, draw.__name__] = prepared
         return prepared
 
     def _save(self, picture: Image.Image, target: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(partial, "wb") as file:
-                picture.save(file, "PNG", compress_level=4)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file(target, mark=f".{os.getpid()}") as file:
+            picture.save(file, "PNG", compress_level=4)
 
     def _depth(self, image: Image.Image, ref: ImageRef) -> tuple[Image.Image, dict[str, object]]:
         depth = millimetres(np.asarray(_cropped(image, ref)), ref.unit)

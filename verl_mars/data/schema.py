@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from verl_mars.data.faults import DataError, Problem, SampleError
+from verl_mars.data.files import whole_file
 from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
 from verl_mars.data.truth import explain
 
@@ -242,31 +243,23 @@ def write_rows(
         OSError: the file cannot be written, for example because the disk is full.
     """
     target = Path(path)
-    partial = target.with_name(target.name + ".tmp")
     seen = Distinct()
     count = 0
-    try:
-        with open(partial, "wb") as file:
-            with pq.ParquetWriter(file, schema) as writer:
-                batch: list[dict[str, Any]] = []
-                for row in rows:
-                    record = validated(row, f"row {count}").as_record()
-                    seen.add(record["extra_info"], f"row {count}")
-                    batch.append(record)
-                    count += 1
-                    if len(batch) == row_group_rows:
-                        writer.write_table(to_table(batch, schema, count - len(batch)))
-                        batch = []
-                if batch:
+    batch: list[dict[str, Any]] = []
+    with whole_file(target) as file:
+        with pq.ParquetWriter(file, schema) as writer:
+            for row in rows:
+                record = validated(row, f"row {count}").as_record()
+                seen.add(record["extra_info"], f"row {count}")
+                batch.append(record)
+                count += 1
+                if len(batch) == row_group_rows:
                     writer.write_table(to_table(batch, schema, count - len(batch)))
-            if count == 0:
-                raise DataError(f"{target}: there are no rows to write")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+                    batch = []
+            if batch:
+                writer.write_table(to_table(batch, schema, count - len(batch)))
+        if count == 0:
+            raise DataError(f"{target}: there are no rows to write")
     return count
 
 

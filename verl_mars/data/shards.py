@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_mars.data.faults import DataError
+from verl_mars.data.files import TEMPORARY, sync_folder, whole_file
 from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, to_table
 
 PROGRESS = ".progress"
@@ -64,7 +65,7 @@ class ShardWriter:
         self.rows = 0
         self.bytes = 0
         """Image bytes, in embed mode."""
-        self._partial = path.with_name(path.name + ".tmp")
+        self._partial = path.with_name(path.name + TEMPORARY)
         self._file = open(self._partial, "wb")
         # Encoded images do not compress, have no use for statistics, and would fill the dictionary
         others = [name for name in _leaves(schema) if not name.endswith(".bytes")]
@@ -107,11 +108,11 @@ class ShardWriter:
     def abandon(self) -> None:
         """Leave nothing behind."""
         self._batch = []
-        try:
+        # The disk that stopped the writer stops its footer too
+        with suppress(OSError, ValueError, pa.ArrowInvalid):
             self._writer.close()
-        except (OSError, ValueError, pa.ArrowInvalid):
-            pass  # the disk that stopped the writer stops its footer too; the file goes anyway
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
         self._partial.unlink(missing_ok=True)
 
     def _flush(self) -> None:
@@ -154,8 +155,9 @@ class Output:
             self._clear()
         self.progress.mkdir(exist_ok=True)
         write_json(self.progress / "config.json", self.config)
-        for partial in [*self.folder.glob("*.tmp"), *self.folder.glob("images/*.tmp"), *self.progress.glob("*.tmp")]:
-            partial.unlink(missing_ok=True)
+        for part in ("", "images/", f"{PROGRESS}/"):
+            for partial in self.folder.glob(f"{part}*{TEMPORARY}"):
+                partial.unlink(missing_ok=True)
         return self._finished()
 
     def note(self, shard: Shard) -> None:
@@ -169,13 +171,9 @@ class Output:
 
     def close(self, manifest: Mapping[str, Any], rejects: Iterator[Mapping[str, Any]]) -> None:
         """Write rejects and manifest, then drop the progress files."""
-        partial = self.folder / f"{REJECTS}.tmp"
-        with open(partial, "w", encoding="utf-8") as file:
+        with whole_file(self.folder / REJECTS, text=True) as file:
             for reject in rejects:
                 file.write(json.dumps(reject, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.folder / REJECTS)
         write_json(self.folder / MANIFEST, manifest)
         sync_folder(self.folder)
         self._drop_progress()
@@ -295,13 +293,9 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "w", encoding="utf-8") as file:
+    with whole_file(path, text=True) as file:
         json.dump(content, file, ensure_ascii=False, indent=1)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -317,15 +311,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged; remove it and convert again")
     return content
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in it last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unbroken(shards: list[Shard]) -> list[Shard]:

@@ -32,6 +32,7 @@ READING = boxes(
     (f"The person is here: {FIRST}", 1, 2 / 3, "prose around it"),
     (f"[{FIRST}", 1, 2 / 3, "broken off after the first box"),
     (f"[{FIRST}, " + '{"bbox_2d": [300, 1', 1, 2 / 3, "broken off inside the second box, which does not count"),
+    (f"[{FIRST}, " + '{"bbox_2d": [600, 300, 700, 400], "lab', 1, 2 / 3, "numbers of a broken object are no box"),
     (f"```json\n[{FIRST}]", 1, 1, "a fence that is not closed"),
     (f"```json\n[{FAR}]\n```\n```json\n[{FIRST}]\n```", 1, 2 / 3, "the last fence counts"),
     (f"```json\n[{FIRST}]\n```\n```json\n[{FAR}]\n```", 0, 2 / 3, "the last fence counts"),

@@ -59,6 +59,12 @@ def test_entry_point_is_loaded_as_the_policy_says(policy, loaded):
     )
 
 
+def test_importing_verl_with_the_plugin_imports_no_trainer():
+    code = "import sys, verl; print([m for m in sys.modules if m.startswith(('verl.trainer', 'verl.workers'))])"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip().splitlines()[-1] == "[]", "register.py must cost a process nothing: import late, by hooks"
+
+
 def test_registering_twice_changes_nothing():
     import importlib
 

@@ -131,10 +131,11 @@ def _to_original(boxes: list[Box], truth: Boxes, scale: tuple[float, float]) -> 
 
 def _labels_agree(boxes: list[Box], truth: Boxes) -> NDArray[np.bool_]:
     """(P, N): the predicted box may stand for the true one."""
-    wanted = [_label(label) for label in truth.labels]
-    only = wanted[0] if len(set(wanted)) == 1 else None
-    given = [only if box.label is None else _label(box.label) for box in boxes]
-    return np.array([[one is not None and one == other for other in wanted] for one in given])
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(map(_label, truth.labels)))}
+    wanted = np.array([numbers[_label(label)] for label in truth.labels])
+    unnamed = 0 if len(numbers) == 1 else -1
+    given = np.array([unnamed if box.label is None else numbers.get(_label(box.label), -1) for box in boxes])
+    return given[:, None] == wanted[None, :]
 
 
 def _label(text: str) -> str:
@@ -143,13 +144,17 @@ def _label(text: str) -> str:
 
 def iou_matrix(first: Floats, second: Floats) -> Floats:
     """(P, 4) and (N, 4) boxes to (P, N) intersection over union; a box without area (or turned around) gives 0."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0.0, None), axis=2)
-    areas = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None), axis=1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - shared
-    whole = (areas[0] > 0)[:, None] & (areas[1] > 0)[None, :]
+    width = np.minimum(first[:, None, 2], second[None, :, 2]) - np.maximum(first[:, None, 0], second[None, :, 0])
+    height = np.minimum(first[:, None, 3], second[None, :, 3]) - np.maximum(first[:, None, 1], second[None, :, 1])
+    shared = np.clip(width, 0.0, None) * np.clip(height, 0.0, None)
+    of_first, of_second = _areas(first), _areas(second)
+    union = of_first[:, None] + of_second[None, :] - shared
+    whole = (of_first > 0)[:, None] & (of_second > 0)[None, :]
     return np.divide(shared, union, out=np.zeros_like(shared), where=whole & (union > 0))
+
+
+def _areas(boxes: Floats) -> Floats:
+    return np.clip(boxes[:, 2] - boxes[:, 0], 0.0, None) * np.clip(boxes[:, 3] - boxes[:, 1], 0.0, None)
 
 
 def best_match(values: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import statistics
 import time
 from itertools import product
 
@@ -98,6 +100,33 @@ def test_no_giant_takes_long(task, variant):
         if min(seconds) > 0.05:
             slow[name] = min(seconds)
     assert not slow
+
+
+def test_no_usual_output_takes_long():
+    """Of responses of usual length none takes 5 ms of processor time, half of them less than 0.5 ms (best of three)."""
+    rows = list(mutants.outputs(2_000, seed=1))
+    best = [
+        min(_seconds(lambda row=row: compute_score("any", row[2], row[1], {"task": row[0]})) for _ in range(3))
+        for row in rows
+    ]
+    assert max(best) < 0.005 and statistics.median(best) < 0.0005
+
+
+def _seconds(call):
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def test_a_hundred_true_boxes_and_two_thousand_predicted_ones():
+    """92 KB of boxes that nearly all overlap: the assignment is as hard as it gets."""
+    rng = random.Random(0)
+    corners = [[rng.randint(0, 900), rng.randint(0, 900)] for _ in range(2_000)]
+    boxes = [[x, y, x + 100, y + 100] for x, y in corners]
+    text = json.dumps([{"bbox_2d": box, "label": "p"} for box in boxes[:1900]])
+    truth = json.dumps({"boxes": boxes[1900:], "labels": ["p"] * 100, "size": [1000, 1000]})
+    response = f"<think>a</think><answer>{text}</answer>"
+    assert min(_seconds(lambda: compute_score("d", response, truth, {"task": "grounding"})) for _ in range(3)) < 0.05
 
 
 @settings(max_examples=300, deadline=None)

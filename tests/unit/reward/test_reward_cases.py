@@ -32,7 +32,7 @@ def test_case(case):
     assert said == pytest.approx(wanted, abs=1e-9), f"{case.why}: {case.response[:200]!r} gave {result}"
     assert tuple(result) == KEYS
     assert bool(result["error"]) != bool(result["answered"])
-    json.dumps(result, allow_nan=False).encode("utf-8")
+    json.dumps(result, allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 
 def test_the_tables_are_large_and_every_case_differs():

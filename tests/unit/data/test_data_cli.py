@@ -1,0 +1,210 @@
+"""The command line, contact sheets and statistics."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import raw_sets
+from PIL import Image
+from typer.testing import CliRunner
+
+from verl_mars.data import cli, sheets
+from verl_mars.data.schema import ARROW_SCHEMA, write_rows
+from verl_mars.data.stats import collect
+
+
+@pytest.fixture
+def call():
+    """A function that calls ``verl-mars data ...``; it checks the exit code and returns (stdout, stderr)."""
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.stdout, result.stderr
+
+    return run
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys, verl_mars.data.cli, verl_mars.data\n"
+        "heavy = {'numpy', 'pyarrow', 'PIL', 'torch', 'datasets', 'transformers', 'verl', 'pydantic', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_list_names_every_data_set(call):
+    out, _ = call("list")
+    assert set(raw_sets.SETS) == set(cli.converter_names())
+    for name in raw_sets.SETS:
+        assert name in out
+        told, _ = call("list", name)
+        converter = cli.find_converter(name)
+        assert converter.licence in told and "Expected under --root" in told
+        for option in converter.options.model_fields:
+            assert option in told
+        for text in converter.caveats:
+            assert " ".join(text.split()) in " ".join(told.split())
+
+
+def test_convert_prints_what_to_paste(call, raw, tmp_path):
+    root = raw("llvip")
+    out, _ = call("convert", "llvip", "--root", root, "--out", tmp_path / "out")
+    assert f"'data.train_files=[{tmp_path}/out/train-00000.parquet]' \\" in out
+    assert f"'data.val_files=[{tmp_path}/out/test-00000.parquet]' \\" in out
+    assert "actor_rollout_ref.rollout.limit_images=2 \\" in out
+    assert re.search(r"data\.max_prompt_length=\d+ \\", out)
+    assert "frames without a person" in out and "note" in out and "licence" in out
+
+
+def test_convert_says_what_is_wrong(call, raw, tmp_path):
+    root = raw("llvip")
+    out = tmp_path / "out"
+    for arguments, code, says in (
+        (("convert", "llvip", "--root", tmp_path / "no", "--out", out), 2, "is no folder"),
+        (("convert", "coco", "--root", root, "--out", out), 2, "allowed: llvip, m3fd"),
+        (("convert", "a.b:C", "--root", root, "--out", out), 2, "no converter at a.b:C"),
+        (
+            ("convert", "verl_mars.data.cli:app", "--root", root, "--out", out),
+            2,
+            "is no verl_mars.data.sample.Converter",
+        ),
+        (("convert", "llvip", "--root", root, "--out", out, "--style", "x"), 2, "--style"),
+        (("convert", "llvip", "--root", root, "--out", out, "--set", "x"), 2, "NAME=VALUE"),
+        (("convert", "llvip", "--root", root, "--out", out, "--set", "x=1"), 2, "options of llvip: none"),
+    ):
+        _, error = call(*arguments, code=code)
+        assert says in error and "Traceback" not in error
+    (root / "infrared" / "test" / "190001.jpg").unlink()
+    out_text, error = call("convert", "llvip", "--root", root, "--out", out, code=1)
+    assert "1 of 6 samples were rejected (1 x unpaired)" in error and "rejects.jsonl" in error
+    assert "rejected  1 (16.67%)" in out_text and "Paste" not in out_text
+
+
+def test_a_converter_of_ones_own(call, raw, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from verl_mars.data_prep.llvip import Llvip\nclass Mine(Llvip):\n    name = 'mine'\nCONVERTER = Mine()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    call("convert", "mine:CONVERTER", "--root", raw("llvip"), "--out", tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "train-00000.parquet")["data_source"][0].as_py() == "mine"
+
+
+def test_each_converter_runs_as_a_module(raw, tmp_path):
+    command = [sys.executable, "-m", "verl_mars.data_prep.sunrgbd", "--root", raw("sunrgbd"), "--out", tmp_path / "out"]
+    told = subprocess.run([*map(str, command), "--workers", "0"], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    assert "data.train_files" in told.stdout and (tmp_path / "out" / "manifest.json").exists()
+    for name in raw_sets.SETS:
+        source = __import__(f"verl_mars.data_prep.{name}", fromlist=["CONVERTER"])
+        assert source.CONVERTER.name == name and "run_converter(CONVERTER)" in open(source.__file__).read()
+
+
+def test_stats(call, raw, run):
+    result = run("manifest", raw("manifest"), val_fraction=0.0)
+    files = result.files["train"]
+    found = json.loads(call("stats", "--json", *files)[0])
+    assert found["rows"] == 9 and found["tasks"] == {"vqa": 6, "count": 1, "mcq": 1, "grounding": 1}
+    assert found["images_per_row"] == {"2": 8, "6": 1} and found["sources_per_row"] == {"2": 7, "6": 1, "1": 1}
+    assert found["boxes_per_row"] == {"1": 1} and found["own_truths"]["thermal"] == 1
+    assert found["answers"] == {"no": 3, "yes": 3, "3": 1, "B": 1}
+    assert found["max_tokens"]["qwen2_5_vl"] == max(
+        part["max_fused_tokens"] for part in result.manifest["splits"].values()
+    )
+    assert found["unreadable"] == 0
+    out, _ = call("stats", *files)
+    assert "source thermal" in out and "rgb" in out
+    _, error = call("stats", "/no.parquet", code=2)
+    assert "does not exist" in error
+
+
+def test_stats_count_rows_of_another_form(tmp_path, make_row):
+    rows = [make_row(0), make_row(1, reward_model={"ground_truth": "yes"})]
+    pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMA), tmp_path / "a.parquet")
+    assert collect([str(tmp_path / "a.parquet")]).unreadable == 1
+
+
+# Contact sheets
+
+
+def colours(path):
+    found = Image.open(path).convert("RGB").getcolors(2**24)
+    return {colour for _, colour in found}
+
+
+@pytest.mark.parametrize("name", raw_sets.SETS)
+@pytest.mark.parametrize("images", ["path", "embed"])
+def test_sheets_of_every_set(call, raw, run, tmp_path, name, images):
+    result = run(name, raw(name), images=images)
+    files = [file for part in result.files.values() for file in part]
+    out, _ = call("show", *files, "--out", tmp_path / "sheets", "--rows", 3, "--per-sheet", 2)
+    drawn = out.split()
+    assert drawn == [str(tmp_path / "sheets" / f"sheet-{n:03d}.png") for n in range((min(3, result.rows) + 1) // 2)]
+    found = set().union(*map(colours, drawn))
+    assert len(found) > 100
+    boxed = name in ("llvip", "m3fd", "sunrgbd")
+    assert not boxed or sheets.BOX_COLOURS[0] in found
+
+
+def test_boxes_are_drawn_where_they_are(tmp_path, make_row):
+    path = raw_sets.picture(tmp_path / "large.png", (400, 300))
+    truth = {"boxes": [[100, 60, 200, 240]], "labels": ["car"], "frame": 0, "size": [400, 300]}
+    row = make_row(
+        0,
+        images=[{"image": str(path)}, {"image": str(path)}],
+        extra={"task": "grounding", "image_sizes": [[400, 300]] * 2},
+        reward_model={"style": "rule", "ground_truth": json.dumps(truth)},
+    )
+    write_rows(tmp_path / "a.parquet", [row])
+    (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
+    pixels = np.asarray(Image.open(sheet)).astype(int)
+    green = (np.abs(pixels - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
+    left = sheets.MARGIN  # the pictures keep their size: 300 pixels are the height of a cell
+    top = sheets.MARGIN + 2 * sheets.LINE + sheets.LINE + 2
+    assert green[1].min() == left + 100 and green[0].max() == top + 240 - 1
+    first = green[1][green[1] < left + 400]
+    assert first.max() == left + 200 - 1
+    second = green[1][green[1] > left + 400]
+    assert second.min() == left + 400 + sheets.GAP + 100  # aligned: drawn thinly on the other source too
+
+
+def test_a_source_with_its_own_truth_has_its_own_boxes(raw, run, tmp_path):
+    result = run("manifest", raw("manifest"), val_fraction=0.0)
+    row = next(
+        r for r in pq.read_table(result.files["train"][0]).to_pylist() if r["extra_info"]["sample_id"] == "unaligned"
+    )
+    drawn = np.asarray(sheets.draw_row(sheets.Placed("x", 0, row)))
+    green = (np.abs(drawn.astype(int) - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
+    scale = sheets.CELL_HEIGHT / 32
+    start = sheets.MARGIN + 400 + sheets.GAP
+    assert abs(green[1][green[1] > start].min() - (start + 4 * scale)) <= 1
+
+
+def test_what_cannot_be_shown_is_told_on_the_sheet(tmp_path, make_row):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"x")
+    rows = [
+        make_row(0, images=[{"image": str(broken)}, {"image": "/missing.png"}]),
+        make_row(1, images=[{"image": "https://example.org/a.png"}, {"image": None}], reward_model=None, sources=None),
+        make_row(2, prompt=[{"role": "user", "content": "long " * 3000}]),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMA), tmp_path / "a.parquet")
+    (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
+    assert sheets.FAULT in colours(sheet) and Image.open(sheet).height < 2500
+
+
+def test_rows_are_picked_from_every_part(tmp_path, make_row):
+    files = []
+    for n in range(3):
+        files.append(str(tmp_path / f"{n}.parquet"))
+        write_rows(files[-1], [make_row(10 * n + k) for k in range(10)])
+    picked = sheets.pick_rows(files, 6)
+    assert [(placed.file, placed.number) for placed in picked] == [(file, k) for file in files for k in (0, 5)]
+    assert len(sheets.pick_rows(files, 100)) == 30

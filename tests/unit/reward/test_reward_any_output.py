@@ -45,7 +45,7 @@ def check(result, variant="mars"):
     json.dumps(result, allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(task=TASKS, text=ANY_TEXT | TAGS, variant=VARIANTS, wrap=st.booleans())
 def test_any_text_gets_a_score(task, text, variant, wrap):
     text = f"<think>a</think><answer>{text}</answer>" if wrap else text
@@ -67,7 +67,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(value=JSON, variant=VARIANTS, coordinates=st.sampled_from(["pixel", "qwen2_5_vl", "qwen3_vl"]))
 def test_any_json_gets_a_score(value, variant, coordinates):
     text = f"<think>a</think><answer>```json\n{json.dumps(value)}\n```</answer>"
@@ -147,7 +147,7 @@ WORDS = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(text=WORDS)
 def test_no_hedge_is_right_for_two_truths(text):
     test_no_answer_is_right_for_two_truths.hypothesis.inner_test(text)

@@ -141,16 +141,18 @@ def _sample(line: str, origin: str, data_source: str) -> Sample:
         refs = source.refs()
         if not refs:
             raise SampleError("source_images", f"source {source.name!r} has no image", "sources")
+        if task == "mcq" and source.choices is None:
+            source = source.model_copy(update={"choices": entry.choices})
         truth = _truth(source, task, default_frame=first) if _has_answer(source) else None
-        sources.append(SourceSample(source.name, refs, source.label, source.question, truth))
+        alone = source.question
+        if alone is not None and task == "mcq":
+            alone = _with_choices(alone, source.choices)
+        sources.append(SourceSample(source.name, refs, source.label, alone, truth))
         first += len(refs)
-    question = entry.question
-    if task == "mcq" and entry.choices:
-        question = f"{question}\n{list_choices(entry.choices)}"
     return Sample(
         sample_id=str(entry.id),
         task=task,
-        question=question,
+        question=_with_choices(entry.question, entry.choices) if task == "mcq" else entry.question,
         truth=_truth(entry, task, default_frame=0),
         sources=tuple(sources),
         origin=origin,
@@ -160,6 +162,10 @@ def _sample(line: str, origin: str, data_source: str) -> Sample:
         data_source=entry.data_source or data_source,
         notes=tuple((key, str(value)) for key, value in sorted(entry.notes.items())),
     )
+
+
+def _with_choices(question: str, choices: list[str] | None) -> str:
+    return f"{question}\n{list_choices(choices)}" if choices else question
 
 
 def _has_answer(answer: Answer) -> bool:

@@ -19,7 +19,9 @@ WIDTH = 1680
 MARGIN = 24
 GAP = 12
 CELL_HEIGHT = 300
-MAX_CELL_WIDTH = 520
+LARGE_CELL_HEIGHT = 420
+"""Where a row has one or two images."""
+MAX_CELL_WIDTH = 800
 LINE = 21
 TEXT_COLUMNS = 150
 MAX_TEXT_LINES = 9
@@ -130,7 +132,7 @@ def _cells(row: Mapping[str, Any]) -> Iterator[Image.Image]:
     ]
     fused = _boxes(_mapping(row.get("reward_model")).get("ground_truth"))
     own = [_boxes(source.get("ground_truth")) for source in sources]
-    scale = min(1.0, (WIDTH - 2 * MARGIN) / max(1, min(3, len(images))) / MAX_CELL_WIDTH)
+    height = LARGE_CELL_HEIGHT if len(images) <= 2 else CELL_HEIGHT
     for position, image in enumerate(images):
         caption = " + ".join(names[position]) or "no source"
         truth = next((boxes for boxes in own if boxes is not None and boxes.frame == position), None)
@@ -141,7 +143,7 @@ def _cells(row: Mapping[str, Any]) -> Iterator[Image.Image]:
         except SampleError as error:
             yield _broken(caption, str(error))
             continue
-        yield _cell(picture, f"{position}  {caption}", truth, position, scale)
+        yield _cell(picture, f"{position}  {caption}", truth, position, height)
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class _Boxes:
     size: tuple[int, int]
 
 
-def _cell(picture: Image.Image, caption: str, truth: _Boxes | None, position: int, scale: float) -> Image.Image:
-    factor = min(CELL_HEIGHT / picture.height, MAX_CELL_WIDTH * scale / picture.width)
+def _cell(picture: Image.Image, caption: str, truth: _Boxes | None, position: int, height: int) -> Image.Image:
+    factor = min(height / picture.height, MAX_CELL_WIDTH / picture.width)
     size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
     enlarged = factor > 1
     shown = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
@@ -183,12 +185,13 @@ def _draw_boxes(shown: Image.Image, truth: _Boxes, factor: float, *, thin: bool)
         if not thin:
             width = draw.textlength(label, font)
             top = y1 - 15 if y1 >= 15 else y1
-            draw.rectangle((x1, top, x1 + width + 6, top + 15), fill=colour)
-            draw.text((x1 + 3, top), label, (0, 0, 0), font)
+            left = max(0.0, min(x1, shown.width - width - 6))
+            draw.rectangle((left, top, left + width + 6, top + 15), fill=colour)
+            draw.text((left + 3, top), label, (0, 0, 0), font)
 
 
 def _broken(caption: str, message: str) -> Image.Image:
-    cell = Image.new("RGB", (MAX_CELL_WIDTH, CELL_HEIGHT // 2), (252, 240, 240))
+    cell = Image.new("RGB", (520, CELL_HEIGHT // 2), (252, 240, 240))
     draw = ImageDraw.Draw(cell)
     draw.text((8, 4), caption, INK, _font(14, bold=True))
     draw.multiline_text((8, 32), "\n".join(textwrap.wrap(message, 62)[:5]), FAULT, _font(13))

@@ -300,7 +300,7 @@ def manifest(root, size=(64, 48), rows=6):
             "question": "What is it?",
             "letter": "B",
             "choices": ["a road", "a yard"],
-            "sources": [{"name": "pages", "images": ["cameras/0.png", "cameras/1.png"]}],
+            "sources": [{"name": "pages", "images": ["cameras/0.png", "cameras/1.png"], "question": "What is shown?"}],
         }
     )
     picture(root / "ir" / "small.png", (40, 32), seed=9, boxes=[(4, 4, 20, 20)], gray=True)

@@ -154,19 +154,19 @@ def test_sheets_of_every_set(call, raw, run, tmp_path, name, images):
 
 
 def test_boxes_are_drawn_where_they_are(tmp_path, make_row):
-    path = raw_sets.picture(tmp_path / "large.png", (400, 300))
-    truth = {"boxes": [[100, 60, 200, 240]], "labels": ["car"], "frame": 0, "size": [400, 300]}
+    path = raw_sets.picture(tmp_path / "large.png", (400, 420))
+    truth = {"boxes": [[100, 60, 200, 240]], "labels": ["car"], "frame": 0, "size": [400, 420]}
     row = make_row(
         0,
         images=[{"image": str(path)}, {"image": str(path)}],
-        extra={"task": "grounding", "image_sizes": [[400, 300]] * 2},
+        extra={"task": "grounding", "image_sizes": [[400, 420]] * 2},
         reward_model={"style": "rule", "ground_truth": json.dumps(truth)},
     )
     write_rows(tmp_path / "a.parquet", [row])
     (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
     pixels = np.asarray(Image.open(sheet)).astype(int)
     green = (np.abs(pixels - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
-    left = sheets.MARGIN  # the pictures keep their size: 300 pixels are the height of a cell
+    left = sheets.MARGIN  # the pictures keep their size: 420 pixels are the height of a cell
     top = sheets.MARGIN + 2 * sheets.LINE + sheets.LINE + 2
     assert green[1].min() == left + 100 and green[0].max() == top + 240 - 1
     first = green[1][green[1] < left + 400]
@@ -182,8 +182,8 @@ def test_a_source_with_its_own_truth_has_its_own_boxes(raw, run, tmp_path):
     )
     drawn = np.asarray(sheets.draw_row(sheets.Placed("x", 0, row)))
     green = (np.abs(drawn.astype(int) - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
-    scale = sheets.CELL_HEIGHT / 32
-    start = sheets.MARGIN + 400 + sheets.GAP
+    scale = sheets.LARGE_CELL_HEIGHT / 32
+    start = sheets.MARGIN + 64 * sheets.LARGE_CELL_HEIGHT // 48 + sheets.GAP
     assert abs(green[1][green[1] > start].min() - (start + 4 * scale)) <= 1
 
 

@@ -316,6 +316,7 @@ def test_manifest_of_ones_own(raw, run):
     six, lone, pair = rows["six"], rows["mcq"], rows["unaligned"]
     assert [s["images"] for s in six["sources"]] == [[k] for k in range(6)] and truth(six) == {"value": 3}
     assert lone["sources"][0]["images"] == [0, 1] and "A. a road\nB. a yard" in lone["prompt"][0]["content"]
+    assert "A. a road\nB. a yard" in lone["sources"][0]["prompt"]
     assert truth(pair)["size"] == [64, 48]
     own = json.loads(pair["sources"][1]["ground_truth"])
     assert own == {"boxes": [[4, 4, 20, 20]], "labels": ["car"], "frame": 1, "size": [40, 32]}

@@ -80,7 +80,7 @@ def demo(
     write_summary(summary, folder / "summary.json")
     console.print(table(before, after))
     phases = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items())
-    console.print(f"{title}. {phases}.", highlight=False)
+    console.print(f"{title}. {phases}.", soft_wrap=True, highlight=False)
     console.print("results:", str(folder), soft_wrap=True, highlight=False)
     return summary
 
@@ -178,8 +178,8 @@ def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, con
 
 
 def _numbers(step: Mapping[str, float]) -> str:
-    parts = {"reward": "critic/score/mean", "information gain": "mars/info_gain"}
-    return "  ".join(f"{label} {step[name]:+.2f}" for label, name in parts.items() if name in step)
+    parts = {"reward {:.2f}": "critic/score/mean", "information gain {:+.2f}": "mars/info_gain"}
+    return ", ".join(text.format(step[name]) for text, name in parts.items() if name in step)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

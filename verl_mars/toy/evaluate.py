@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from verl_mars.toy.forward import batch_prompts, sample
-from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, tokenize_prompt
+from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, no_progress_bars, tokenize_prompt
 from verl_mars.toy.scoring import parse_answer
 from verl_mars.toy.warmstart import MAX_RESPONSE, torch_threads, visual_tokens
 from verl_mars.toy.world import REGIMES, SIZE, SOURCES
@@ -224,7 +224,8 @@ def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """Model and tokenizer of a model folder, in fp32."""
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no model there (config.json is missing)")
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with no_progress_bars():
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     if model.config.model_type != "qwen2_5_vl":
         raise ValueError(f"{checkpoint}: a model of type {model.config.model_type!r}; the toy's is 'qwen2_5_vl'")
     return model, AutoTokenizer.from_pretrained(checkpoint)

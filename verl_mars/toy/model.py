@@ -7,7 +7,8 @@ visual tokens, one to a cell of the world.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from transformers import (  # noqa: E402
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+from transformers.utils import logging  # noqa: E402
 
 PAD, END = "<|endoftext|>", "<|im_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
@@ -143,8 +145,21 @@ def build_model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
 
 def save(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> None:
     """Write model, generation config, tokenizer and processor as one model folder."""
-    model.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
+    with no_progress_bars():
+        model.save_pretrained(folder)
+        build_processor().save_pretrained(folder)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without transformers' own bars: loading and saving 0.6 M parameters takes no time to watch."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def tokenize_prompt(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, Any]]) -> list[int]:

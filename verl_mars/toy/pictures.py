@@ -178,7 +178,7 @@ _ROW = _PICTURE + 56
 _HEAD = 118
 _TEXT_AT = _MARGIN + 2 * (_PICTURE + _GAP) + 26
 _TABLE_AT = _TEXT_AT + 330
-_BEFORE_AT, _AFTER_AT, _PILL = _TABLE_AT + 110, _TABLE_AT + 330, 140
+_BEFORE_AT, _AFTER_AT, _PILL = _TABLE_AT + 105, _TABLE_AT + 340, 140
 
 
 def draw_samples(before: Evaluation, after: Evaluation, file: Path, per_regime: int = 2) -> None:
@@ -238,7 +238,7 @@ def _draw_row(
 
 def _draw_answer(draw: ImageDraw.ImageDraw, x: int, y: int, row: int, view: str, evaluation: Evaluation) -> None:
     response = evaluation.responses[view][row] or ""
-    answer = parse_answer(response) or _clip(response, 16)
+    answer = _clip(parse_answer(response) or response, 16)
     color = RIGHT if evaluation.right[view][row] else WRONG
     draw.rounded_rectangle([(x, y), (x + _PILL, y + 34)], 9, fill=_tint(color, 0.12))
     draw.text((x + _PILL / 2, y + 17), answer, color, _font(16, bold=view == FUSED), anchor="mm")
@@ -259,7 +259,9 @@ def _reward(evaluation: Evaluation, view: str, row: int) -> float:
 
 
 def _clip(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """What a model says may hold any character; only printable ones can be drawn."""
+    shown = "".join(letter if letter.isprintable() else "·" for letter in text)
+    return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
 def _tint(color: str, strength: float) -> tuple[int, int, int]:
@@ -270,4 +272,6 @@ def _tint(color: str, strength: float) -> tuple[int, int, int]:
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along."""
-    return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")), size)
+    file = findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal"))
+    # The basic layout takes any text; the default one raises on some.
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)

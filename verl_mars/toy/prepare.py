@@ -19,7 +19,7 @@ from typing import Any
 
 from verl_mars.toy import world
 
-VERSION = 1  # raise it when files of the same configuration come out different
+VERSION = 2  # raise it when files of the same configuration come out different
 THREADS = 1
 
 # Scenes of each file; `warm start` has its own in warmstart.py. Every file draws from a seed of its own.

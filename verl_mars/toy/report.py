@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from verl_mars.toy.evaluate import FUSED, Evaluation
@@ -59,9 +60,9 @@ def read_metrics(file: Path, partial: bool = False) -> Metrics:
             entry = json.loads(line)
             step, data = entry["step"], entry["data"]
             numbers = {name: float(value) for name, value in data.items() if isinstance(value, int | float)}
+            steps.setdefault(int(step), {}).update(numbers)
         except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f'{file}, line {number}: not a line {{"step": .., "data": {{..}}}} of metrics') from error
-        steps.setdefault(int(step), {}).update(numbers)
     return Metrics(steps)
 
 
@@ -119,27 +120,27 @@ def write_summary(summary: Mapping[str, Any], file: Path) -> None:
 
 
 def table(before: Evaluation, after: Evaluation) -> Table:
-    """Accuracy before and after training: a row for each view and the information gain, a column for each regime."""
-    grid = Table(title=f"Held-out accuracy before → after, {len(before.heldout)} scenes", title_style="bold")
-    grid.add_column("shown to the model")
-    for name in ("overall", *before.regimes):
-        grid.add_column(name, justify="right", style="bold" if name == "overall" else None)
-    columns = (None, *before.regimes)
-
-    def add(label: str, measure: Callable[..., float], *what: str, signed: bool = False, **row: Any) -> None:
-        cells = [_change(measure(before, *what, regime), measure(after, *what, regime), signed) for regime in columns]
-        grid.add_row(label, *cells, **row)
-
-    add("all sources (fused)", Evaluation.accuracy, FUSED, end_section=True, style="bold")
-    for source in before.sources:
-        add(f"{source} alone", Evaluation.accuracy, source, end_section=source == before.sources[-1])
-    add("information gain", Evaluation.information_gain, signed=True)
+    """Accuracy in percent before and after training: a row for each regime, a column for each view."""
+    grid = Table(
+        title=f"Accuracy on {len(before.heldout)} held-out scenes, before→after training (%)",
+        caption=f"{', '.join(before.sources)}: that source alone. gain: information gain, fused minus single sources.",
+        box=box.SIMPLE_HEAD,
+    )
+    views = (FUSED, *before.sources)
+    grid.add_column("", no_wrap=True)
+    for name in (*views, "gain"):
+        grid.add_column(name, justify="right", no_wrap=True, style="bold" if name == FUSED else None)
+    for regime in (None, *before.regimes):
+        cells = [_change(before.accuracy(view, regime), after.accuracy(view, regime), "{:.1f}") for view in views]
+        gain = _change(before.information_gain(regime), after.information_gain(regime), "{:+.1f}")
+        grid.add_row(regime or "overall", *cells, gain, end_section=regime is None)
     return grid
 
 
-def _change(before: float, after: float, signed: bool) -> str:
+def _change(before: float, after: float, form: str) -> str:
+    """Both in percent; what moved by five points or more is colored."""
     if math.isnan(before) or math.isnan(after):
         return "-"
-    form = "{:+.1f}" if signed else "{:.1f}"
     color = "green" if after - before >= 0.05 else "red" if after - before <= -0.05 else "default"
-    return f"{form.format(100 * before)} → [{color}]{form.format(100 * after)}[/{color}]"
+    first, second = (form.format(100 * value).replace("100.0", "100") for value in (before, after))
+    return f"{first}→[{color}]{second}[/{color}]"

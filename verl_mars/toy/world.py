@@ -17,8 +17,9 @@ Same seed, same bytes; the first `n` scenes of a seed do not depend on how many 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -120,10 +121,13 @@ def make_scenes(count: int, seed: int | Sequence[int], mix: Mapping[str, float] 
     if count < 1:
         raise ValueError(f"a world needs at least one scene, got count={count}")
     shares = _check_mix(mix)
-    blocks = -(-count // BLOCK)
-    drawn = [_draw_block(np.random.default_rng([*np.atleast_1d(seed), block]), shares) for block in range(blocks)]
-    joined = {field.name: np.concatenate([getattr(block, field.name) for block in drawn]) for field in fields(Scenes)}
-    return Scenes(**joined)[:count]
+    parts = []
+    for first in range(0, count, BLOCK):
+        seeds = [*np.atleast_1d(seed), first // BLOCK]
+        parts.append(_draw_block(seeds, shares, wanted=min(BLOCK, count - first)))
+    return Scenes(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Scenes)}
+    )
 
 
 def _check_mix(mix: Mapping[str, float]) -> NDArray[np.float64]:
@@ -136,15 +140,15 @@ def _check_mix(mix: Mapping[str, float]) -> NDArray[np.float64]:
     return shares
 
 
-def _draw_block(rng: np.random.Generator, shares: NDArray[np.float64]) -> Scenes:
-    """One block of scenes: first what is in them, then their pictures."""
-    n, every = BLOCK, np.arange(BLOCK)
+def _draw_block(seeds: Sequence[int], shares: NDArray[np.float64], wanted: int) -> Scenes:
+    """The first `wanted` scenes of a block: what is in all of them, then the pictures of the wanted."""
+    rng = np.random.default_rng([*seeds, 0])
+    n = BLOCK
     bounds = np.round(np.cumsum(shares)[:-1] * n).astype(int)
-    regime = rng.permutation(np.searchsorted(bounds, every, side="right"))
+    regime = rng.permutation(np.searchsorted(bounds, np.arange(n), side="right"))
     auxiliary = rng.integers(0, 2, n)
     cells = np.argsort(rng.random((n, 4)), axis=1)  # a random order of the cells: the first ones are filled
-    objects = rng.integers(2, 5, n)
-    present = np.argsort(cells, axis=1) < objects[:, None]
+    present = np.argsort(cells, axis=1) < rng.integers(2, 5, n)[:, None]
     target, decoy = cells[:, 0], cells[:, 1]
     color = np.argsort(rng.random((n, 4)), axis=1)  # all different within a scene
 
@@ -154,46 +158,44 @@ def _draw_block(rng: np.random.Generator, shares: NDArray[np.float64]) -> Scenes
     cue = np.where((regime == REGIMES.index(REDUNDANT)) | off, target, NOTHING)
     cue = np.where(regime == REGIMES.index(CONFLICTING), decoy, cue)
 
-    images = _render(rng, auxiliary, present, target, cue, color, night, off)
-    return Scenes(images, regime, auxiliary, target, decoy, cue, color, present, night, off)
+    blank = np.zeros((n, IMAGES, 0, 0, 3), np.uint8)
+    scenes = Scenes(blank, regime, auxiliary, target, decoy, cue, color, present, night, off)[:wanted]
+    return replace(scenes, images=_render(scenes, seeds))
 
 
-def _render(
-    rng: np.random.Generator,
-    auxiliary: NDArray[np.int64],
-    present: NDArray[np.bool_],
-    target: NDArray[np.int64],
-    cue: NDArray[np.int64],
-    color: NDArray[np.int64],
-    night: NDArray[np.bool_],
-    off: NDArray[np.bool_],
-) -> NDArray[np.uint8]:
-    """Pictures (N, 2, 56, 56, 3) of the described scenes."""
-    n = len(target)
-    at_cue = (np.arange(4) == cue[:, None])[..., None, None]
-    at_target = np.arange(4) == target[:, None]
-    by_size = (auxiliary == 1) & (cue != NOTHING)  # depth scenes: "the larger one is nearer"
-    by_glow = (auxiliary == 0) & (cue != NOTHING)  # infrared scenes: "the glowing one is hot"
+def _render(scenes: Scenes, seeds: Sequence[int]) -> NDArray[np.uint8]:
+    """Pictures (N, 2, 56, 56, 3) of the first N scenes of a block.
 
-    radius = rng.integers(7, 9, (n, 4)).astype(np.float32)
-    radius = np.where(by_size[:, None], np.where(np.arange(4) == cue[:, None], 10, 5), radius).astype(np.float32)
-    center = (CELL - 1) / 2 + rng.integers(-2, 3, (2, n, 4)).astype(np.float32)
-    shape = rng.integers(0, _SHAPES, (n, 4))
-    body = _silhouettes(shape, radius, center) & present[..., None, None]
-    glow = _silhouettes(np.full_like(shape, _CIRCLE), radius + 4, center) & at_cue & by_glow[:, None, None, None]
+    Each kind of random number has a stream of its own, in the order of the scenes: pictures do not depend on N.
+    """
+    streams = (np.random.default_rng([*seeds, stream]) for stream in itertools.count(1))
+    n = len(scenes)
+    target, cue = scenes.target[:, None], scenes.cue[:, None]
+    by_size = (scenes.auxiliary == 1)[:, None] & (cue != NOTHING)  # depth scenes: "the larger one is nearer"
+    by_glow = (scenes.auxiliary == 0)[:, None] & (np.arange(4) == cue)  # infrared scenes: "the glowing one is hot"
 
-    ground = rng.uniform(40, 90, (n, 1, 1, 1, 1)).astype(np.float32)
-    rgb = np.where(body[..., None], _PAINT[color][:, :, None, None, :], np.where(glow[..., None], _GLOW, ground))
+    radius = next(streams).integers(7, 9, (n, 4)).astype(np.float32)
+    radius = np.where(by_size, np.where(np.arange(4) == cue, 10, 5), radius).astype(np.float32)
+    center = (CELL - 1) / 2 + next(streams).integers(-2, 3, (n, 4, 2)).astype(np.float32)
+    shape = next(streams).integers(0, _SHAPES, (n, 4))
+    body = _silhouettes(shape, radius, center) & scenes.present[..., None, None]
+    glow = _silhouettes(np.full_like(shape, _CIRCLE), radius + 4, center) & by_glow[..., None, None]
 
-    level = rng.uniform(35, 95, (n, 4))
-    level = np.where(at_target, rng.uniform(165, 235, (n, 1)), level).astype(np.float32)
+    ground = next(streams).uniform(40, 90, (n, 1, 1, 1, 1)).astype(np.float32)
+    paint = _PAINT[scenes.color][:, :, None, None, :]
+    rgb = np.where(body[..., None], paint, np.where(glow[..., None], _GLOW, ground))
+
+    level = next(streams).uniform(35, 95, (n, 4))
+    bright = next(streams).uniform(165, 235, (n, 1))
+    level = np.where(np.arange(4) == target, bright, level).astype(np.float32)
     grey = np.where(body, level[..., None, None], np.float32(_AMBIENT))
-    sensed = grey[..., None] * _TINT[auxiliary][:, None, None, None, :]
+    sensed = grey[..., None] * _TINT[scenes.auxiliary][:, None, None, None, :]
 
     images = np.stack([_join_cells(rgb), _join_cells(sensed)], axis=1)
-    images += _NOISE * rng.standard_normal(images.shape, np.float32)
-    images[night, 0] = 22 * np.abs(rng.standard_normal((night.sum(), SIZE, SIZE, 3), np.float32))
-    images[off, 1] = 255 * rng.random((off.sum(), SIZE, SIZE, 3), np.float32)
+    images += _NOISE * next(streams).standard_normal(images.shape, np.float32)
+    one = (SIZE, SIZE, 3)
+    images[scenes.night, 0] = 22 * np.abs(next(streams).standard_normal((scenes.night.sum(), *one), np.float32))
+    images[scenes.off, 1] = 255 * next(streams).random((scenes.off.sum(), *one), np.float32)
     # A cross in the middle, as sensors overlay one: the vision tower knows only relative positions, so without a mark
     # in the pixels the four cells look alike to it, and "where" is learned ten times slower.
     images[:, :, CELL - 1 : CELL + 1] = 150
@@ -204,9 +206,9 @@ def _render(
 def _silhouettes(
     shape: NDArray[np.int64], radius: NDArray[np.float32], center: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Masks (N, 4, 28, 28) of circles, squares and triangles; shape and radius (N, 4), center (2, N, 4)."""
+    """Masks (N, 4, 28, 28) of circles, squares and triangles; shape and radius (N, 4), center (N, 4, 2) as y, x."""
     ys, xs = np.mgrid[0:CELL, 0:CELL].astype(np.float32)
-    y, x = ys - center[0][..., None, None], xs - center[1][..., None, None]
+    y, x = ys - center[..., 0, None, None], xs - center[..., 1, None, None]
     r, kind = radius[..., None, None], shape[..., None, None]
     circle = x * x + y * y <= r * r
     square = (np.abs(x) <= 0.88 * r) & (np.abs(y) <= 0.88 * r)

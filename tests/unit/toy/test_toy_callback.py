@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import verl_mars.toy.prepare as module
+from verl_mars.toy.prepare import ToyPaths
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    calls: list[tuple[Any, ...]] = []
+
+    def prepare(*given: Any) -> ToyPaths:
+        calls.append(given)
+        return ToyPaths.under(Path("/toy"))
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    return calls
+
+
+def _config(**given: Any) -> DictConfig:
+    config = OmegaConf.create(
+        {
+            "data": {"train_files": None, "val_files": None},
+            "actor_rollout_ref": {"model": {"path": None}, "again": "${actor_rollout_ref.model.path}"},
+        }
+    )
+    for key, value in given.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def _callback() -> Any:
+    return instantiate({"_target_": "verl_mars.toy.PrepareToy", "track": "interference", "seed": 3})
+
+
+def test_nulls_are_filled_in(asked: list[tuple[Any, ...]]) -> None:
+    config = _config()
+    _callback().on_run_start(config, config_name="x")
+    assert asked == [("interference", 3)]
+    assert config.data.train_files == "/toy/train.parquet"
+    assert config.data.val_files == "/toy/val.parquet"
+    assert config.actor_rollout_ref.model.path == config.actor_rollout_ref.again == "/toy/model"
+    assert OmegaConf.is_struct(config)
+
+
+def test_what_the_user_gave_stays(asked: list[tuple[Any, ...]]) -> None:
+    config = _config(data__train_files=["mine.parquet"], actor_rollout_ref__model__path="my/model")
+    _callback().on_run_start(config)
+    assert config.data.train_files == ["mine.parquet"]
+    assert config.actor_rollout_ref.model.path == "my/model"
+    assert config.data.val_files == "/toy/val.parquet"
+
+
+def test_nothing_is_built_when_nothing_is_missing(asked: list[tuple[Any, ...]]) -> None:
+    _callback().on_run_start(_config(data__train_files="a", data__val_files="b", actor_rollout_ref__model__path="c"))
+    assert asked == []
+
+
+def test_importing_the_package_imports_no_heavy_library() -> None:
+    heavy = "{'torch', 'transformers', 'verl', 'numpy', 'matplotlib', 'hydra', 'pyarrow'}"
+    code = f"import sys, verl_mars.toy; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    import verl_mars.toy
+
+    with pytest.raises(AttributeError, match="no attribute 'Prepare'"):
+        _ = verl_mars.toy.Prepare

@@ -122,7 +122,6 @@ def run(tmp_path_factory, run_verl, model_folder):
         f"trainer.validation_data_dir={folder}/validation",
         "+reward.reward_kwargs.overlong_buffer_cfg={enable:true,len:4,penalty_factor:0.5,log:true}",
         "+reward.reward_kwargs.max_resp_len=10",
-        modules=["reward_probe"],
     )
     result.train = [json.loads(line) for line in (folder / "rollouts" / "1.jsonl").read_text().splitlines()]
     result.val = [json.loads(line) for line in (folder / "validation" / "0.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl_mars.toy.prepare as module
 from verl_mars.toy.prepare import ToyPaths
@@ -76,3 +76,27 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'Prepare'"):
         _ = verl_mars.toy.Prepare
+
+
+@pytest.mark.parametrize("error", [ValueError("unknown toy track"), OSError("disk full"), RuntimeError("too low")])
+def test_a_toy_that_cannot_be_had_ends_the_run(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Through Hydra itself, which would make a warning of an ordinary exception."""
+    from hydra._internal.callbacks import Callbacks
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "prepare", fail)
+    config = _config()
+    with open_dict(config):
+        config.hydra = {"callbacks": {"toy": {"_target_": "verl_mars.toy.PrepareToy"}}}
+    with pytest.raises(SystemExit, match=f"cannot be prepared: {error}"):
+        Callbacks(config).on_run_start(config=config)
+
+
+def test_a_multirun_says_what_to_do() -> None:
+    with pytest.raises(SystemExit, match=r"multirun cannot fill in data.train_files, data.val_files, actor_"):
+        _callback().on_multirun_start(_config())
+    _callback().on_multirun_start(
+        _config(data__train_files="a", data__val_files="b", actor_rollout_ref__model__path="c")
+    )

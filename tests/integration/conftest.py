@@ -111,6 +111,12 @@ def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def mars_run(small_run: Any) -> Run:
-    """Two small steps of ``toy_mars_grpo``."""
-    return small_run("toy_mars_grpo")
+def train_mars(small_run: Any) -> Any:
+    """A function: two small steps of ``toy_mars_grpo``, two sampled anchors a source, other placeholders dropped."""
+    return lambda: small_run("toy_mars_grpo", "algorithm.mars.anchors_per_source=2", "algorithm.mars.mono_prompt=drop")
+
+
+@pytest.fixture(scope="session")
+def mars_run(train_mars: Any) -> Run:
+    """What :func:`train_mars` left, run once a session."""
+    return train_mars()

@@ -43,8 +43,8 @@ def test_stock_grpo_is_the_same_with_and_without_the_plugin(small_run):
     assert_same(with_plugin, without)
 
 
-def test_same_seed_same_numbers(small_run, mars_run):
-    assert_same(mars_run, small_run("toy_mars_grpo"))
+def test_same_seed_same_numbers(mars_run, train_mars):
+    assert_same(mars_run, train_mars())
 
 
 def test_rewards_and_anchors_arrive_in_the_metrics(mars_run):

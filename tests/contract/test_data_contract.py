@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import random
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,22 @@ def test_every_converted_set_passes_and_loads(name, both, tmp_path, stock):
         assert isinstance(row["sources"], list) and isinstance(row["sources"][0], dict)
         assert row["index"] == row["extra_info"]["index"]
         assert result.manifest["max_prompt_tokens"] >= tokens_of(dataset, row, own)
+
+
+def test_the_printed_recipe_is_one_that_verl_takes(tmp_path):
+    from hydra import compose, initialize_config_module
+
+    root = raw_sets.make("llvip", tmp_path / "raw")
+    out = tmp_path / 'the "first" out [1], of John\'s {two} = x\\y'
+    settings = settings_from({"root": root, "out": out, "model": "qwen3_vl"})
+    result = convert(find_converter("llvip"), settings)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=shlex.split(" ".join(result.manifest["recipe"])))
+    assert (
+        list(config.data.train_files) == result.files["train"] and list(config.data.val_files) == result.files["test"]
+    )
+    assert config.actor_rollout_ref.rollout.limit_images == 2 and config.data.image_patch_size == 16
+    assert result.manifest["max_prompt_tokens"] <= config.data.max_prompt_length
 
 
 def test_files_of_all_sets_and_of_write_rows_go_together(tmp_path, make_row, stock):

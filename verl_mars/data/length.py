@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from verl_mars import _compat
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.images import MAX_ASPECT_RATIO
 from verl_mars.data.rules import IMAGE_TAG
@@ -142,6 +143,7 @@ def load_tokenizer(path: str) -> Any:
     Raises:
         DataError: it cannot be loaded, or has no chat template.
     """
+    _compat.define_missing_torchvision_ops()
     from transformers import AutoTokenizer
 
     try:

@@ -1,5 +1,7 @@
 """What is written beside the shards: counts, lengths, rejects by reason, licence, known shortcuts and leaks."""
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,13 +149,21 @@ def recipe_lines(output: Output, shards: Mapping[str, Sequence[Shard]], tally: T
     training = "train" if "train" in shards else None
     for key, split in (("data.train_files", training), ("data.val_files", validation)):
         if split is not None:
-            files = ",".join(str(output.folder / shard.file) for shard in shards[split])
-            lines.append(f"'{key}=[{files}]'")
-    lines.append(f"actor_rollout_ref.rollout.limit_images={tally.max_images}")
+            files = ",".join(_hydra_text(str(output.folder / shard.file)) for shard in shards[split])
+            lines.append(shlex.quote(f"{key}=[{files}]"))
+    # ++: verl knows the key, but its YAML does not list it
+    lines.append(f"++actor_rollout_ref.rollout.limit_images={tally.max_images}")
     lines.append(f"data.max_prompt_length={-(-tally.max_tokens // 64) * 64}")
     if output.config["model"] == "qwen3_vl":
         lines.append("data.image_patch_size=16")
     return lines
+
+
+def _hydra_text(path: str) -> str:
+    """A path as an item of a list in a Hydra override: in quotes where it holds more than plain letters."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", path):
+        return path
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), path) + '"'
 
 
 def _by_name(counts: Counter[str]) -> dict[str, int]:

@@ -59,7 +59,7 @@ def test_convert_prints_what_to_paste(call, raw, tmp_path):
     out, _ = call("convert", "llvip", "--root", root, "--out", tmp_path / "out")
     assert f"'data.train_files=[{tmp_path}/out/train-00000.parquet]' \\" in out
     assert f"'data.val_files=[{tmp_path}/out/test-00000.parquet]' \\" in out
-    assert "actor_rollout_ref.rollout.limit_images=2 \\" in out
+    assert "++actor_rollout_ref.rollout.limit_images=2 \\" in out
     assert re.search(r"data\.max_prompt_length=\d+ \\", out)
     assert "frames without a person" in out and "note" in out and "licence" in out
 

@@ -87,7 +87,7 @@ def test_the_recipe_lines_name_all_shards(small, run):
     lines = result.manifest["recipe"]
     assert lines[0] == "'data.train_files=[" + ",".join(result.files["train"]) + "]'"
     assert lines[1] == "'data.val_files=[" + ",".join(result.files["val"]) + "]'"
-    assert "actor_rollout_ref.rollout.limit_images=2" in lines
+    assert "++actor_rollout_ref.rollout.limit_images=2" in lines
     longest = int(next(line for line in lines if line.startswith("data.max_prompt_length")).split("=")[1])
     assert result.manifest["max_prompt_tokens"] <= longest < result.manifest["max_prompt_tokens"] + 64
 

@@ -1,0 +1,171 @@
+"""Real Ray, verl and FSDP on the CPU: one MARS step on rows of every converted data set, all in one batch."""
+
+import json
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
+
+import raw_sets  # noqa: E402  # the raw data sets beside the unit tests
+
+from verl_mars.data.cli import find_converter  # noqa: E402
+from verl_mars.data.convert import convert, settings_from  # noqa: E402
+from verl_mars.data.processor import standin_processor  # noqa: E402
+
+pytestmark = pytest.mark.integration
+
+ROLLOUTS = 2
+LIMITS = {"llvip": 3, "m3fd": 2, "m4_instruct": 3, "spatialbench": 4, "sunrgbd": 3}  # the two others: all their rows
+LONGEST = 640
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, any_text_model):
+    """The files of every set; one set with embedded images would not go into one list with the others."""
+    folder = tmp_path_factory.mktemp("sets")
+    found = []
+    for name in raw_sets.SETS:
+        converter = find_converter(name)
+        values = {"root": raw_sets.make(name, folder / name / "raw"), "out": folder / name / "out"}
+        values |= {
+            "limit": LIMITS.get(name),
+            "style": converter.default_style,
+            "tokenizer": str(any_text_model),
+            "max_prompt_length": LONGEST,
+        }
+        result = convert(converter, settings_from(values))
+        found += [file for part in result.files.values() for file in part]
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(files):
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def any_text_model(tmp_path_factory):
+    """A random Qwen2.5-VL of 0.2 M parameters whose tokenizer has a token for each byte."""
+    processor = standin_processor("qwen2_5_vl")  # first: it lets torchvision be imported beside a CPU torch
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    token = processor.tokenizer.convert_tokens_to_ids
+    special = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>")}
+    special["pad_token_id"] = token("<|endoftext|>")
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            **special,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [0],
+        },
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+        **special,
+    )
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.update(**special)
+    folder = tmp_path_factory.mktemp("any_text_model")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(files, rows, any_text_model, run_verl, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    result = run_verl(
+        "toy_mars_grpo",
+        "data.train_files=[" + ",".join(files) + "]",
+        f"data.val_files=[{files[0]}]",
+        f"actor_rollout_ref.model.path={any_text_model}",
+        f"data.train_batch_size={len(rows)}",
+        f"data.max_prompt_length={LONGEST}",
+        "data.max_response_length=8",
+        f"actor_rollout_ref.rollout.max_model_len={LONGEST + 8}",
+        f"actor_rollout_ref.rollout.n={ROLLOUTS}",
+        "++actor_rollout_ref.rollout.limit_images=6",  # as a conversion prints it
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={len(rows)}",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192",
+        "trainer.total_training_steps=1",
+        "trainer.val_before_train=false",
+        "trainer.test_freq=-1",
+        "reward.custom_reward_function.path=pkg://data_reward",
+        "reward.custom_reward_function.name=compute_score",
+        env={"DATA_REWARD_DIR": str(folder)},
+    )
+    result.scored = [json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines()]
+    return result
+
+
+def identity(row):
+    return row["data_source"], row["extra_info"]["sample_id"]
+
+
+def test_rows_of_every_set_and_every_file_are_in_the_step(run, files, rows):
+    assert len(files) >= 9 and {row["data_source"].split("_")[0] for row in rows} >= {"llvip", "m3fd", "m4", "mars"}
+    scored = Counter((entry["data_source"], entry["sample_id"]) for entry in run.scored)
+    expected = Counter()
+    for row in rows:
+        anchors = len(row["sources"]) if len(row["sources"]) > 1 else 0  # one source alone has no anchor
+        expected[identity(row)] = ROLLOUTS + anchors
+    assert scored == expected
+
+
+def test_each_source_is_scored_against_its_own_truth(run, rows):
+    asked = Counter((entry["data_source"], entry["sample_id"], entry["truth"]) for entry in run.scored)
+    own = 0
+    for row in rows:
+        fused = row["reward_model"]["ground_truth"]
+        for source in row["sources"]:
+            if source["ground_truth"] is not None:
+                own += 1
+                assert asked[(*identity(row), source["ground_truth"])] == 1
+        assert asked[(*identity(row), fused)] >= ROLLOUTS
+    assert own == 1  # the thermal camera of the set of one's own is not aligned
+
+
+def test_the_step_trains(run):
+    step = run.metrics[1]
+    assert math.isfinite(step["actor/pg_loss"]) and step["actor/grad_norm"] > 0
+    assert step["rollout_corr/log_ppl_abs_diff"] < 1e-3
+    assert step["mars/missing_anchors"] == 1  # the row with one source
+    assert "is missing: " not in run.log and "Error in _run_prompt" not in run.log
+
+
+def test_prompts_are_as_long_as_the_manifests_said(run, files, any_text_model):
+    from verl_mars.data.validate import validate
+
+    report = validate(files, processor=str(any_text_model), sample=1, max_images=6, max_prompt_length=LONGEST)
+    assert report.ok, report.check.text()
+    assert run.metrics[1]["prompt_length/max"] <= report.max_tokens
+    fused = run.metrics[1]["prompt_length/max"]
+    assert fused > 300 and fused == int(fused)

@@ -261,7 +261,13 @@ class TransformersServer:
                 waiting.answer.set_result(self._output(result, waiting.log_probs, version))
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        def call() -> T:
+            try:
+                return function(*args)
+            except StopIteration as error:  # asyncio cannot hand on this one, its caller would wait for ever
+                raise RuntimeError(f"iteration ended early: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def _sample(self, batch: list[_Waiting]) -> "list[Response | Exception]":
         prompts: dict[bytes, Prompt | ValueError] = {}

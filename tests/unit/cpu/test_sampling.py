@@ -263,7 +263,6 @@ def test_the_cumulative_distribution_is_inverted_in_the_order_of_ids(uniform, to
     assert choose(LOGITS, uniform) == (token, pytest.approx(LOGITS[token], abs=1e-6))
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.25, 0.5, 0.75, 1 - 2**-53])
 @pytest.mark.parametrize(
     ("params", "allowed"),
     [
@@ -271,6 +270,7 @@ def test_the_cumulative_distribution_is_inverted_in_the_order_of_ids(uniform, to
         ({"top_k": 2}, {2, 3}),
         ({"top_k": 99}, {0, 1, 2, 3}),
         ({"top_p": 0.01}, {3}),
+        ({"top_p": 0.3999}, {3}),
         ({"top_p": 0.4001}, {2, 3}),
         ({"top_p": 0.8999}, {1, 2, 3}),
         ({"top_k": 3, "top_p": 0.5}, {2, 3}),  # 0.4 / 0.9 < 0.5
@@ -280,15 +280,10 @@ def test_the_cumulative_distribution_is_inverted_in_the_order_of_ids(uniform, to
         ({"temperature": 0}, {3}),
     ],
 )
-def test_truncation_shapes_what_is_drawn_and_not_what_is_reported(uniform, params, allowed):
-    token, log_prob = choose(LOGITS, uniform, **params)
-    assert token in allowed
-    assert log_prob == pytest.approx(LOGITS[token], abs=1e-6)
-
-
-def test_every_allowed_token_can_be_drawn():
-    drawn = {choose(LOGITS, u, top_k=3, forbidden=[3])[0] for u in np.linspace(0, 1, 50, endpoint=False)}
-    assert drawn == {0, 1, 2}
+def test_truncation_shapes_what_is_drawn_and_not_what_is_reported(params, allowed):
+    drawn = dict(choose(LOGITS, uniform, **params) for uniform in [*np.linspace(0, 1, 50, endpoint=False), 1 - 2**-53])
+    assert set(drawn) == allowed
+    assert drawn == {token: pytest.approx(LOGITS[token], abs=1e-6) for token in allowed}
 
 
 def test_repetition_penalty_weakens_what_was_seen():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny_vlm import END, IMAGE, VOCABULARY, build_model
+from tiny_vlm import END, IMAGE, VOCABULARY, build_qwen2_5_vl, build_qwen2_vl, build_qwen3_vl, build_text_model
 
 from verl_mars.cpu import sampling
 from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, RowParams, SamplingParams, choose_tokens
@@ -14,7 +14,7 @@ from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, RowParams, Sam
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model()
+    return build_qwen2_5_vl()
 
 
 @pytest.fixture(scope="module")
@@ -112,21 +112,31 @@ def test_rows_that_have_ended_leave_the_batch(sampler, monkeypatch):
 # ---------------------------------------------------------------- against references
 
 
-@pytest.mark.parametrize(("text", "images"), [(12, 0), (5, 1), (8, 2), (30, 4)])
-def test_greedy_is_transformers_generate(model, sampler, text, images):
-    prompt = make_prompt(sampler, text, images)
+def generated(model, prompt, count):
+    """Greedy tokens of transformers' own generate, one prompt at a time and without padding."""
     ids = torch.tensor([prompt.token_ids])
-    expected = model.generate(
+    inputs = {"mm_token_type_ids": (ids == IMAGE).int(), **prompt.images} if prompt.images else {}
+    output = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=(ids == IMAGE).int(),
-        **prompt.images,
-        max_new_tokens=20,
+        max_new_tokens=count,
         do_sample=False,
         suppress_tokens=[IMAGE, 4],
-    )[0, len(prompt.token_ids) :]
-    response = sampler.sample([Request(prompt, SamplingParams(max_tokens=20, temperature=0), seed=0)])[0]
-    assert response.token_ids == expected.tolist()
+        **inputs,
+    )
+    return output[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("build", [build_qwen2_5_vl, build_qwen2_vl, build_qwen3_vl, build_text_model])
+def test_greedy_is_transformers_generate(build):
+    model = build()
+    sampler = BatchSampler(model, stop_token_ids=[END], forbidden_token_ids=[IMAGE, 4])
+    shapes = [(12, 0), (30, 0)] if build is build_text_model else [(12, 0), (5, 1), (8, 2), (30, 4)]
+    prompts = [make_prompt(sampler, *shape) for shape in shapes]
+    greedy = SamplingParams(max_tokens=20, temperature=0)
+    responses = sampler.sample([Request(prompt, greedy, seed=0) for prompt in prompts])
+    assert [r.token_ids for r in responses] == [generated(model, prompt, 20) for prompt in prompts]
+    assert len({tuple(r.token_ids) for r in responses}) == len(prompts)
 
 
 def test_log_probs_are_those_of_teacher_forcing_at_the_temperature(model, sampler):

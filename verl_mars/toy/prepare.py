@@ -83,7 +83,7 @@ def _build(home: Path, track: str, seed: int, config: dict[str, Any], progress: 
     try:
         toy_model.save(warm_start(TRACKS[track], seed, THREADS, progress), ToyPaths.under(work).model)
         for number, (split, (count, mix)) in enumerate(SPLITS.items(), _FIRST_SPLIT_SEED):
-            write_split(world.make_scenes(count, [seed, number], mix), split, work, home)
+            write_split(world.make_scenes(count, [seed, number], mix), split, work, home, progress)
         (work / _DONE).write_text(json.dumps(config, indent=1))
         try:
             work.rename(home)

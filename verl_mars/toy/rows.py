@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 from PIL import Image
+from tqdm import tqdm
 
 from verl_mars.data.schema import arrow_schema, write_rows
 from verl_mars.toy.world import IMAGES, SIZE, Scenes
@@ -20,7 +21,7 @@ _SCHEMA = arrow_schema(
 )
 
 
-def write_split(scenes: Scenes, split: str, folder: Path, home: Path | None = None) -> Path:
+def write_split(scenes: Scenes, split: str, folder: Path, home: Path | None = None, progress: bool = False) -> Path:
     """Write `<folder>/<split>.parquet` and its pictures under `<folder>/images/<split>/`.
 
     The rows name the pictures by absolute path. `home`: where `folder` will lie when it is finished, if that is
@@ -30,7 +31,7 @@ def write_split(scenes: Scenes, split: str, folder: Path, home: Path | None = No
     pictures.mkdir(parents=True)
     at_home = (home or folder).resolve() / "images" / split
     rows = []
-    for row in range(len(scenes)):
+    for row in tqdm(range(len(scenes)), f"toy files: {split}", disable=not progress, unit="scene"):
         names = [f"{row:05d}_{source}.png" for source in scenes.source_names(row)]
         for name, pixels in zip(names, scenes.images[row], strict=True):
             # Noise does not compress: the fastest level loses nothing.

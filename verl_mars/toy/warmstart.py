@@ -85,7 +85,7 @@ class Recipe:
     )
 
 
-_FIRST = Lesson(steps=300, misled=0.8, until={world.COMPLEMENTARY: (0.7, 1.0), world.CONFLICTING: (0.0, 0.35)})
+_FIRST = Lesson(steps=300, misled=0.7, until={world.COMPLEMENTARY: (0.7, 1.0), world.CONFLICTING: (0.0, 0.35)})
 _LOCK = Lesson(steps=60, misled=1.0, adam=5e-4, muon=5e-3, warmup=1)
 TRACKS: Mapping[str, Recipe] = MappingProxyType(
     {

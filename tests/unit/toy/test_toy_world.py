@@ -112,6 +112,22 @@ def test_rgb_shows_the_color_of_every_object(many: world.Scenes) -> None:
     np.testing.assert_array_equal(nearest[present], many.color[day][present])
 
 
+def test_the_cue_glows_in_infrared_scenes_and_is_larger_in_depth_scenes(many: world.Scenes) -> None:
+    rows = np.flatnonzero((many.cue >= 0) & ~many.night)
+    cells = _cells(many.images[rows, 0])
+    glow = (np.abs(cells - np.array([255, 150, 60])).max(axis=-1) < 45).sum(axis=(2, 3))
+    lit = cells[:, :, 2:26, 2:26].max(axis=-1)  # without the cross; the ground is at most 90, and its noise
+    area = (lit > 140).sum(axis=(2, 3))
+    for number, row in enumerate(rows):
+        shown = glow[number] if many.auxiliary[row] == 0 else area[number]
+        others = np.delete(shown, many.cue[row])
+        assert shown[many.cue[row]] > 100 + others.max() * (many.auxiliary[row] == 1) / 2
+        if many.auxiliary[row] == 0:
+            assert others.max() < 40
+        else:
+            assert glow[number].max() < 40
+
+
 def test_rgb_without_a_cue_does_not_tell_the_target(many: world.Scenes) -> None:
     """Whatever a cell's brightness or spread in RGB, it is the target no more often than another object."""
     rows = np.flatnonzero((many.regime == 0) & (many.present.sum(axis=1) == 2))

@@ -112,8 +112,8 @@ def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def train_mars(small_run: Any) -> Any:
-    """A function: two small steps of ``toy_mars_grpo``, two sampled anchors a source, other placeholders dropped."""
-    return lambda: small_run("toy_mars_grpo", "algorithm.mars.anchors_per_source=2", "algorithm.mars.mono_prompt=drop")
+    """A function: two small steps of ``toy_mars_grpo``."""
+    return lambda: small_run("toy_mars_grpo")
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -101,7 +103,8 @@ def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, 
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
         try:
-            stalled = _watch(process, metrics_file, steps, console)
+            with _terminated_as_exit():
+                stalled = _watch(process, metrics_file, steps, console)
         finally:
             _end(process)
     if stalled:
@@ -183,19 +186,38 @@ def _numbers(step: Mapping[str, float]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process, and whatever of its session is still there (Ray's processes end with their driver)."""
+    """End the process and all that is still in its process group; Ray's own processes end with their driver."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            pass  # it did not listen
+    with suppress(ProcessLookupError):  # nothing of the group is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _failure(what: str, log_file: Path) -> str:
     lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
     return f"{what}. The end of {log_file}:\n" + "\n".join(lines[-_LAST_LINES:])
+
+
+@contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """SIGTERM, as `timeout` and CI send it, unwinds like Ctrl-C: the training must not live on without its demo."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

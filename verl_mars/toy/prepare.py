@@ -19,7 +19,7 @@ from typing import Any
 
 from verl_mars.toy import world
 
-VERSION = 2  # raise it when files of the same configuration come out different
+VERSION = 3  # raise it when files of the same configuration come out different
 THREADS = 1
 
 # Scenes of each file; `warm start` has its own in warmstart.py. Every file draws from a seed of its own.
@@ -55,7 +55,7 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
 
     `root` replaces the cache folder. A build is written beside its place and moved there when it is whole: one that is
     killed leaves nothing half done, and of two at a time the first to finish wins. Raises ValueError for an unknown
-    track.
+    track and for a folder that was moved.
     """
     from verl_mars.toy.warmstart import TRACKS
 
@@ -70,6 +70,12 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
     if not (home / _DONE).exists():
         home.parent.mkdir(parents=True, exist_ok=True)
         _build(home, track, seed, json.loads(text), progress)
+    built_at = json.loads((home / _DONE).read_text(encoding="utf-8"))["home"]
+    if built_at != str(home):
+        raise ValueError(
+            f"the toy in {home} was built in {built_at} and moved here; its rows name pictures there. "
+            "Remove the folder, and it is built anew"
+        )
     print(f"toy world and model: {home}")
     return ToyPaths.under(home)
 
@@ -84,7 +90,8 @@ def _build(home: Path, track: str, seed: int, config: dict[str, Any], progress: 
         toy_model.save(warm_start(TRACKS[track], seed, THREADS, progress), ToyPaths.under(work).model)
         for number, (split, (count, mix)) in enumerate(SPLITS.items(), _FIRST_SPLIT_SEED):
             write_split(world.make_scenes(count, [seed, number], mix), split, work, home, progress)
-        (work / _DONE).write_text(json.dumps(config, indent=1))
+        (work / _DONE).write_text(json.dumps({"home": str(home), **config}, indent=1), encoding="utf-8")
+        work.chmod(0o755)  # a temporary folder is its owner's alone
         try:
             work.rename(home)
         except OSError:

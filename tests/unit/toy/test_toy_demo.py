@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +116,42 @@ def test_a_training_that_stalls_is_ended_with_its_children(
     monkeypatch.setattr(module, "STALLED_SECONDS", 2.0)
     with pytest.raises(DemoError, match="reported no step for 2 seconds"):
         train(paths, tmp_path, 2, 0, "mars", CONSOLE)
-    child = int((tmp_path / "checkpoint.pid").read_text())
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split(")")[1][:3]
+    _assert_ends(int((tmp_path / "checkpoint.pid").read_text()))
+
+
+def _assert_ends(pid: int, seconds: float = 10.0) -> None:
+    """A killed process is gone, or waits only to be collected, after a moment: the kernel does not do it at once."""
+    until = time.monotonic() + seconds
+    while (stat := Path(f"/proc/{pid}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until, f"process {pid} is still running"
+        time.sleep(0.05)
+
+
+SLEEPS = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from verl_mars.toy import demo
+from verl_mars.toy.prepare import ToyPaths
+
+folder = Path(sys.argv[1])
+pid = folder / "pid"
+script = f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
+demo.training_command = lambda *_: [sys.executable, "-c", script]
+demo.train(ToyPaths.under(folder), folder, 2, 0, "mars", Console())
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_that_is_stopped_takes_its_training_along(tmp_path: Path, stop: signal.Signals) -> None:
+    demo_process = subprocess.Popen([sys.executable, "-c", SLEEPS, str(tmp_path)], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < until, "the training did not start"
+        time.sleep(0.1)
+    demo_process.send_signal(stop)
+    assert demo_process.wait(30) != 0
+    _assert_ends(int((tmp_path / "pid").read_text()))
 
 
 def test_metrics_of_an_earlier_demo_are_not_taken_for_ours(

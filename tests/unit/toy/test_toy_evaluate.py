@@ -169,14 +169,14 @@ def test_pictures_of_another_size_are_refused(toy_folder: Path, tmp_path: Path) 
 
 
 def test_the_latest_checkpoint_with_a_model_is_found(tmp_path: Path) -> None:
-    for step, weights in ((9, True), (20, True), (100, False)):
+    for step, weights in ((9, True), (20, True), (30, True), (100, False)):
         folder = tmp_path / f"global_step_{step}" / "actor" / "huggingface"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({}))
         if weights:
             (folder / "model.safetensors").write_bytes(b"")
-    assert latest_checkpoint(tmp_path) == tmp_path / "global_step_20" / "actor" / "huggingface"
-    (tmp_path / "global_step_20" / "actor" / "huggingface" / "model.safetensors").unlink()
-    (tmp_path / "global_step_9" / "actor" / "huggingface" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"needs `hf_model`.*steps saved: \[9, 20, 100\]"):
+    assert latest_checkpoint(tmp_path) == tmp_path / "global_step_30" / "actor" / "huggingface"
+    for weights_file in tmp_path.rglob("*.safetensors"):
+        weights_file.unlink()
+    with pytest.raises(ValueError, match=r"needs `hf_model`.*steps saved: \[9, 20, 30, 100\]"):
         latest_checkpoint(tmp_path)

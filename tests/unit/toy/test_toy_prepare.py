@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,11 @@ def _count_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return built
 
 
+def _pretend(home: Path, *_: object) -> None:
+    home.mkdir()
+    (home / "toy.json").write_text(json.dumps({"home": str(home)}))
+
+
 def test_everything_is_there_and_the_second_call_builds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,14 +59,14 @@ def test_everything_is_there_and_the_second_call_builds_nothing(
 
 def test_same_configuration_same_bytes(tmp_path: Path) -> None:
     one, two = (prepare(root=tmp_path / name, progress=False).root for name in ("one", "two"))
-    for name in ("model/model.safetensors", "model/config.json", "model/tokenizer.json", "toy.json"):
+    for name in ("model/model.safetensors", "model/config.json", "model/tokenizer.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     pictures = sorted(path.relative_to(one) for path in one.glob("images/*/*.png"))
     assert pictures and all((one / path).read_bytes() == (two / path).read_bytes() for path in pictures)
 
 
 def test_track_seed_and_recipe_decide_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_build", lambda *_: None)
+    monkeypatch.setattr(module, "_build", _pretend)
     roots = [prepare(root=tmp_path, progress=False).root, prepare(seed=1, root=tmp_path, progress=False).root]
     for changed in (("VERSION", 99), ("THREADS", 7), ("SPLITS", SPLITS | {"val": (4, world.UNIFORM)})):
         with monkeypatch.context() as patch:
@@ -71,8 +77,16 @@ def test_track_seed_and_recipe_decide_the_folder(tmp_path: Path, monkeypatch: py
     assert len(set(roots)) == len(roots) == 6
 
 
+def test_a_folder_that_was_moved_is_refused(tmp_path: Path) -> None:
+    home = prepare(root=tmp_path / "here", progress=False).root
+    (tmp_path / "there").mkdir()
+    home.rename(tmp_path / "there" / home.name)
+    with pytest.raises(ValueError, match=f"was built in {home} and moved here"):
+        prepare(root=tmp_path / "there", progress=False)
+
+
 def test_the_cache_is_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_build", lambda *_: None)
+    monkeypatch.setattr(module, "_build", _pretend)
     monkeypatch.setenv("VERL_MARS_CACHE", str(tmp_path / "cache"))
     assert prepare(progress=False).root.parent == tmp_path / "cache" / "toy"
     monkeypatch.delenv("VERL_MARS_CACHE")

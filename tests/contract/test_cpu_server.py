@@ -68,7 +68,7 @@ def first_server(start):
 def server(first_server):
     """One server for all tests, with its weights and its state as they were."""
     weights = {name: p.detach().clone() for name, p in first_server.model.state_dict().items()}
-    first_server.global_steps, first_server._closed = None, False
+    first_server.global_steps, first_server._closed, first_server._failed_update = None, False, None
     first_server._like_it.clear()
     yield first_server
     first_server.model.load_state_dict(weights)
@@ -108,8 +108,10 @@ def run(server, coroutine):
                 server._serving.cancel()
                 server._serving = None
 
-    server._arrived, server._idle, server._reopened = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    for name in ("_arrived", "_idle", "_reopened", "_whole"):
+        setattr(server, name, asyncio.Event())
     server._idle.set()
+    server._whole.set()
     return asyncio.run(main())
 
 
@@ -358,6 +360,32 @@ def test_weights_that_do_not_fit_are_named(server):
         send(server, {key: w for key, w in weights.items() if key != name})
     with pytest.raises(ValueError, match=rf"{name} is \(3,\), the model's \({toy.HIDDEN},\)"):
         send(server, weights | {name: torch.zeros(3)})
+
+
+def test_nothing_is_sampled_from_half_an_update(server):
+    prompt = question(server)
+    weights = {name: 1.1 * w.detach().clone() for name, w in server.model.state_dict().items()}
+    names = list(weights)
+
+    async def story():
+        await server.begin_weights()
+        await server.load_weights({name: weights[name] for name in names[::2]})
+        asked = asyncio.create_task(ask(server, prompt, seed=1))
+        await asyncio.sleep(0.3)
+        assert not asked.done()
+        await server.load_weights({name: weights[name] for name in names[1::2]})
+        await server.finish_weights(3)
+        during, after = await asked, await ask(server, prompt, seed=1)
+        await server.begin_weights()
+        asked = asyncio.create_task(ask(server, prompt))
+        with pytest.raises(ValueError, match="ghost"):
+            await server.load_weights({"ghost": torch.zeros(1)})
+        return during, after, await asyncio.gather(asked, return_exceptions=True)
+
+    during, after, (error,) = run(server, story())
+    assert told(during) == told(after)
+    assert during.extra_fields["global_steps"] == 3
+    assert "their last update failed" in str(error)
 
 
 def test_either_name_of_tied_weights_will_do(start):

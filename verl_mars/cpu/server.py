@@ -9,12 +9,10 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import ray
 import torch
 from verl.plugin.platform import get_platform
@@ -26,56 +24,14 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.utils import get_max_position_embeddings, get_vision_placeholder_token_ids
 
+from verl_mars.cpu.requests import EngineSettings, Pending, digest, image_options, read_sampling_params
 from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, Response, SamplingParams
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PARAMS = ("temperature", "top_p", "top_k", "repetition_penalty", "ignore_eos")
 _WORTH_A_WARNING = 0.01
-_LENGTHS = ("max_tokens", "max_new_tokens")
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """``actor_rollout_ref.rollout.engine_kwargs.transformers``.
-
-    gather_seconds: a batch starts when no request has arrived for this long, or ``max_num_seqs`` are there.
-    """
-
-    gather_seconds: float = 0.03
-
-    @classmethod
-    def of(cls, config: Any) -> "EngineSettings":
-        given = dict(config.engine_kwargs.get("transformers") or {})
-        unknown = sorted(set(given) - {"gather_seconds"})
-        if unknown:
-            raise ValueError(
-                f"actor_rollout_ref.rollout.engine_kwargs.transformers has unknown keys {unknown}; "
-                "allowed is gather_seconds"
-            )
-        settings = cls(**given)
-        if settings.gather_seconds < 0:
-            raise ValueError(
-                f"actor_rollout_ref.rollout.engine_kwargs.transformers.gather_seconds = {settings.gather_seconds}: "
-                "allowed is 0 or above"
-            )
-        return settings
-
-
-@dataclass
-class _Waiting:
-    """A request that was admitted and has no answer yet."""
-
-    prompt_ids: tuple[int, ...]
-    images: list[Any]
-    processor_kwargs: Mapping[str, Any]
-    identity: bytes
-    params: SamplingParams
-    seed: int
-    log_probs: bool
-    answer: "asyncio.Future[TokenOutput]"
 
 
 class TransformersServer:
@@ -93,6 +49,7 @@ class TransformersServer:
         self.settings = EngineSettings.of(self.config)
         self.replica_rank = replica_rank
         self.device = torch.device(get_platform().device_name)
+        self._longest = self.config.max_model_len or get_max_position_embeddings(self.model_config.hf_config)
         self.global_steps: int | None = None
         self.processor = self.model_config.processor
         if self.config.full_determinism:
@@ -108,11 +65,14 @@ class TransformersServer:
         self._parameters = convert_weight_keys(dict(self.model.state_dict(keep_vars=True)), self.model)
         self._unloaded: set[int] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Pending] = []
         self._like_it: Counter[bytes] = Counter()
         self._closed = self._rejecting = False
         self._arrived, self._idle, self._reopened = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._whole = asyncio.Event()  # not while some weights are of one version and some of the next
+        self._whole.set()
+        self._failed_update: Exception | None = None
         self._sampling = 0
         self._serving: asyncio.Task[None] | None = None
 
@@ -167,14 +127,14 @@ class TransformersServer:
             raise ValueError("the rollout engine transformers reads text and images, no video or audio")
         ids = tuple(int(i) for i in normalize_token_ids(prompt_ids))
         images, processor_kwargs = list(image_data or []), dict(mm_processor_kwargs or {})
-        params = self._sampling_params(sampling_params, len(ids))
+        params = read_sampling_params(sampling_params, len(ids), self.config, self._longest)
         while self._closed:
             if self._rejecting:
                 return self._output(Response(), False, self.global_steps)
             await self._reopened.wait()
-        identity = _digest(ids, images, processor_kwargs)
+        identity = digest(ids, images, processor_kwargs)
         seed = sampling_params.get("seed")
-        waiting = _Waiting(
+        waiting = Pending(
             *(ids, images, processor_kwargs, identity, params),
             seed=self._derived_seed(identity, params) if seed is None else int(seed),
             log_probs=bool(sampling_params.get("logprobs", False)),
@@ -184,30 +144,6 @@ class TransformersServer:
         self._start_serving()
         self._arrived.set()
         return await waiting.answer
-
-    def _sampling_params(self, given: Mapping[str, Any], prompt_length: int) -> SamplingParams:
-        allowed = {*_PARAMS, *_LENGTHS, "stop_token_ids", "seed", "logprobs"}
-        unknown = sorted(set(given) - allowed)
-        if unknown:
-            raise ValueError(
-                f"the rollout engine transformers does not know the sampling parameters {unknown}; "
-                f"allowed are {sorted(allowed)}"
-            )
-        longest = self.config.max_model_len or get_max_position_embeddings(self.model_config.hf_config)
-        room = longest - prompt_length
-        if prompt_length < 1 or room < 1:
-            raise ValueError(
-                f"a prompt of {prompt_length} tokens leaves no room for an answer: at most {longest - 1} are allowed "
-                "(actor_rollout_ref.rollout.max_model_len)"
-            )
-        default = min(
-            self.config.response_length, self.config.prompt_length + self.config.response_length - prompt_length
-        )
-        wanted = next((given[name] for name in _LENGTHS if given.get(name) is not None), default)
-        own = {name: given[name] for name in _PARAMS if given.get(name) is not None}
-        own.setdefault("ignore_eos", self.config.ignore_eos)
-        stop = tuple(given.get("stop_token_ids") or ())
-        return SamplingParams(max_tokens=max(1, min(int(wanted), room)), stop_token_ids=stop, **own)
 
     def _derived_seed(self, identity: bytes, params: SamplingParams) -> int:
         like_it = identity + repr(params).encode()
@@ -226,6 +162,7 @@ class TransformersServer:
         while True:
             await self._arrived.wait()
             await self._gather()
+            await self._whole.wait()
             limit = self.config.max_num_seqs
             batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
             if not self._waiting:
@@ -240,11 +177,13 @@ class TransformersServer:
             known = len(self._waiting)
             await asyncio.sleep(self.settings.gather_seconds)
 
-    async def _answer(self, batch: list[_Waiting]) -> None:
+    async def _answer(self, batch: list[Pending]) -> None:
         self._idle.clear()
         self._sampling = len(batch)
         version = self.global_steps
         try:
+            if self._failed_update is not None:
+                raise RuntimeError("the weights are incomplete, their last update failed") from self._failed_update
             results: list[Response | Exception] = await self._in_thread(self._sample, batch)
         except Exception as error:  # whatever it was: a request without an answer would wait for ever
             logger.exception("a batch of %d requests failed", len(batch))
@@ -269,7 +208,7 @@ class TransformersServer:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    def _sample(self, batch: list[_Waiting]) -> "list[Response | Exception]":
+    def _sample(self, batch: list[Pending]) -> "list[Response | Exception]":
         prompts: dict[bytes, Prompt | ValueError] = {}
         for waiting in batch:
             if waiting.identity not in prompts:
@@ -289,7 +228,7 @@ class TransformersServer:
             results.append(next(responses) if isinstance(prompt, Prompt) else prompt)
         return results
 
-    def _read(self, waiting: _Waiting) -> Prompt:
+    def _read(self, waiting: Pending) -> Prompt:
         """Run the image processor and lay out the positions, as verl does for the actor."""
         placeholder = getattr(self.processor, "image_token_id", None)
         inputs: dict[str, torch.Tensor] = {}
@@ -297,7 +236,7 @@ class TransformersServer:
         if waiting.images:
             if self.processor is None:
                 raise ValueError(f"{len(waiting.images)} images were given, but the model has no image processor")
-            kwargs = _of_images(waiting.processor_kwargs)
+            kwargs = image_options(waiting.processor_kwargs)
             inputs = dict(self.processor.image_processor(images=waiting.images, return_tensors="pt", **kwargs))
             if "image_grid_thw" not in inputs:
                 raise ValueError(
@@ -325,11 +264,22 @@ class TransformersServer:
     # ------------------------------------------------------------ weights
 
     async def begin_weights(self) -> None:
-        """The next buckets are a whole new version."""
+        """The next buckets are a whole new version. Batches wait until it is complete."""
+        self._whole.clear()
+        self._failed_update = None
         self._unloaded = {id(p) for p in self._parameters.values()}
 
     async def load_weights(self, bucket: dict[str, torch.Tensor]) -> None:
-        await self._in_thread(self._load, bucket)
+        """Take over a part of the new version.
+
+        Raises:
+            ValueError: names or shapes that the model does not have.
+        """
+        try:
+            await self._in_thread(self._load, bucket)
+        except Exception as error:  # whatever it was, nothing may be sampled from half an update
+            self._refuse_update(error)
+            raise
 
     @torch.no_grad()
     def _load(self, bucket: dict[str, torch.Tensor]) -> None:
@@ -343,10 +293,21 @@ class TransformersServer:
             parameter.copy_(tensor)
             self._unloaded.discard(id(parameter))  # tied weights are one: either name will do
 
+    def _refuse_update(self, error: Exception) -> None:
+        self._failed_update = error
+        self._whole.set()
+
     async def finish_weights(self, global_steps: int | None) -> None:
+        """The new version is complete: use it, as that of this step.
+
+        Raises:
+            ValueError: weights of the model for which nothing was sent.
+        """
         missing = sorted(name for name, p in self._parameters.items() if id(p) in self._unloaded)
         if missing:
-            raise ValueError(f"the trainer sent no values for {len(missing)} weights of the model: {_some(missing)}")
+            error = ValueError(f"the trainer sent no values for {len(missing)} weights of the model: {_some(missing)}")
+            self._refuse_update(error)
+            raise error
         self._like_it.clear()
         share = self.sampler.take_forbidden_share()
         if share > _WORTH_A_WARNING:
@@ -357,6 +318,7 @@ class TransformersServer:
             )
         if global_steps is not None:
             self.global_steps = global_steps
+        self._whole.set()
 
     # ------------------------------------------------------------ control
 
@@ -403,24 +365,6 @@ class TransformersServer:
 
     async def stop_profile(self) -> None:
         """Nothing was started."""
-
-
-def _digest(prompt_ids: tuple[int, ...], images: list[Any], processor_kwargs: Mapping[str, Any]) -> bytes:
-    """What a prompt is: requests with one digest are read once."""
-    digest = hashlib.blake2b(repr((prompt_ids, sorted(processor_kwargs.items()))).encode(), digest_size=16)
-    for image in images:
-        pixels = np.asarray(image)
-        digest.update(repr((getattr(image, "mode", None), pixels.shape, pixels.dtype.str)).encode())
-        digest.update(pixels.tobytes())
-    return digest.digest()
-
-
-def _of_images(processor_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``data.mm_processor_kwargs`` says of images; a processor hands it on in the same way."""
-    own = {
-        key: value for key, value in processor_kwargs.items() if not key.endswith("_kwargs") and key != "sampling_rate"
-    }
-    return {**own, **processor_kwargs.get("images_kwargs", {})}
 
 
 def _some(names: list[str]) -> str:

@@ -108,15 +108,3 @@ def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
         return run_verl(config_name, *fixed, *overrides, **options)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def train_mars(small_run: Any) -> Any:
-    """A function: two small steps of ``toy_mars_grpo``."""
-    return lambda: small_run("toy_mars_grpo")
-
-
-@pytest.fixture(scope="session")
-def mars_run(train_mars: Any) -> Run:
-    """What :func:`train_mars` left, run once a session."""
-    return train_mars()

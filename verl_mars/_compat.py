@@ -111,3 +111,10 @@ def average_vision_output(modeling_outputs: Any) -> None:
 def as_list(column: Any) -> list[Any]:
     """The values of a non-tensor field that TransferQueue returned: a numpy array, a NonTensorStack or a LinkedList."""
     return column.tolist() if hasattr(column, "tolist") else list(column)
+
+
+def add_text_column(batch: Any, name: str, values: list[str]) -> None:
+    """A text for each prompt of a batch that goes to the agent loops, in the form that verl's workers take apart."""
+    from verl.utils.tensordict_utils import assign_non_tensor_stack
+
+    assign_non_tensor_stack(batch, name, values)

@@ -20,7 +20,11 @@ from verl_mars import _compat
 SUPPORTED_VERL = ">=0.9.1,<0.10"
 ESTIMATORS = {"mars": "verl_mars.trainer.estimators:mars"}
 REWARD_MANAGERS = {"mars": "verl_mars.reward.manager:MarsRewardManager"}
-TRAINER_MODES = {"mars_sync": "verl_mars.trainer.modes:MarsTrainerSync"}
+TRAINER_MODES = {
+    "mars_sync": "verl_mars.trainer.modes:MarsTrainerSync",
+    "mars_colocate_async": "verl_mars.trainer.modes:MarsTrainerColocateAsync",
+    "mars_separate_async": "verl_mars.trainer.modes:MarsTrainerSeparateAsync",
+}
 
 FAILURES: list[str] = []
 """Why parts of the plugin could not be loaded in this process. Empty: all is well so far."""

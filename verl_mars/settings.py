@@ -21,6 +21,17 @@ class MarsSettings(BaseModel):
     anchor_timeout_seconds: float = Field(default=600.0, gt=0)
     """A mono session that takes longer counts as failed: its anchor is missing, its group goes on."""
 
+    anchor_max_tokens: int | None = Field(default=None, ge=1)
+    """Longest response of a mono session, in tokens; a longer one is cut there and scored as it is. None: as long as a
+    fused one (``data.max_response_length``)."""
+
+    anchor_every: int = Field(default=1, ge=1)
+    """An anchor is used for so many epochs before its mono session is run again. 1: it is never used twice."""
+
+    filter_on: Literal["union", "fused"] = "union"
+    """What ``algorithm.filter_groups`` (DAPO's dynamic sampling) looks at. ``union``: a group is dropped when its fused
+    rewards and its anchors are all equal; ``fused``: when its fused rewards are, whatever its anchors say."""
+
     check_data: bool = True
     """Read every row and the header of every image of the training files before the models load."""
 

@@ -13,6 +13,8 @@ from PIL import Image
 from verl_mars.data.schema import write_rows
 
 PROMPTS, ROLLOUTS = 6, 4  # a batch of 3 prompts x 4 rollouts is padded to 16 rows: mini-batches of 2 x 4
+STEPS = (1, 2, 3, 4)  # two epochs, of which the second one uses the anchors of the first
+ANCHOR_TOKENS = 3
 FAILS = (4, "ir")  # this mono session raises
 NAMES = ("rgb", "ir", "depth")
 
@@ -61,7 +63,7 @@ def make_row(folder, index, split):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, run_verl, tiny_model):
-    """Two steps of `mars` over six prompts; what the probe wrote down, and the metrics."""
+    """Two epochs of two steps of `mars` over six prompts; what the probe wrote down, and the metrics."""
     folder = tmp_path_factory.mktemp("anchors")
     for split in ("train", "val"):
         write_rows(folder / f"{split}.parquet", [make_row(folder, i, split) for i in range(PROMPTS)])
@@ -73,7 +75,10 @@ def run(tmp_path_factory, run_verl, tiny_model):
         "data.train_batch_size=3",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         f"actor_rollout_ref.rollout.n={ROLLOUTS}",
-        "trainer.total_training_steps=2",
+        "algorithm.mars.anchor_every=2",
+        f"algorithm.mars.anchor_max_tokens={ANCHOR_TOKENS}",
+        "trainer.total_epochs=2",
+        f"trainer.total_training_steps={len(STEPS)}",
         "trainer.val_before_train=true",
         "trainer.test_freq=-1",
         "reward.reward_manager.name=naive",
@@ -82,7 +87,7 @@ def run(tmp_path_factory, run_verl, tiny_model):
         modules=["anchor_probe"],
         env={"ANCHOR_PROBE_DIR": str(folder)},
     )
-    result.steps = [json.loads((folder / f"step{step}.json").read_text()) for step in (1, 2)]
+    result.steps = [json.loads((folder / f"step{step}.json").read_text()) for step in STEPS]
     result.scored = [json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines()]
     return result
 
@@ -96,7 +101,8 @@ def test_rows_trained_on_are_prompts_times_rollouts(run):
         real = [row for row in step["rows"] if not row["is_padding"]]
         assert len(real) == 3 * ROLLOUTS
         assert len({row["uid"] for row in real}) == 3
-    assert sorted({row["index"] for row in real_rows(run)}) == list(range(PROMPTS))
+    seen = [row["index"] for row in real_rows(run) if row["key"].split("_")[1] == "0"]
+    assert sorted(seen) == sorted([*range(PROMPTS)] * 2)
 
 
 def test_the_batch_was_padded_and_reordered(run):
@@ -142,29 +148,48 @@ def test_mono_sessions_never_reach_the_training_partition(run):
 
 
 def test_missing_anchors_are_counted_and_the_step_goes_on(run):
-    # prompt 0 has one source, prompt 4 has a session that fails
-    assert sum(run.metrics[step]["mars/missing_anchors"] for step in (1, 2)) == 2
+    # prompt 0 has one source, prompt 4 has a session that fails, in each epoch
+    assert sum(run.metrics[step]["mars/missing_anchors"] for step in STEPS) == 4
     assert "its anchor is missing: " in run.log and "this mono session fails on purpose" in run.log
 
 
 def test_metrics_of_the_anchors(run):
     names = {"mars/info_gain", "mars/info_gain/rgb", "mars/anchor_score/ir", "mars/fused_score", "timing_s/anchors"}
     names |= {"mars/interference_groups", "mars/rescued_groups", "mars/missing_anchors"}
-    for step in (1, 2):
+    names |= {"mars/anchor_tokens", "mars/anchor_token_share", "mars/anchor_version_gap"}
+    for step in STEPS:
         assert names <= set(run.metrics[step])
     every = [anchor(i, "rgb") for i in range(1, PROMPTS)]
     shares = [len({r["index"] for r in step["rows"] if not r["is_padding"] and r["index"] > 0}) for step in run.steps]
-    got = sum(run.metrics[s + 1]["mars/anchor_score/rgb"] * shares[s] for s in range(2)) / sum(shares)
+    got = sum(run.metrics[step]["mars/anchor_score/rgb"] * shares[step - 1] for step in STEPS) / sum(shares)
     assert got == pytest.approx(sum(every) / len(every), abs=1e-5)
 
 
+def test_anchors_have_the_weights_of_their_group_until_they_are_used_again(run):
+    for step in (1, 2):
+        assert run.metrics[step]["mars/anchor_version_gap"] == 0
+    assert sum(run.metrics[step]["mars/anchor_version_gap"] for step in (3, 4)) > 1  # two updates later; one failed
+
+
 def test_each_source_is_scored_once_a_prompt_and_validation_is_fused_only(run):
-    mono = [entry for entry in run.scored if entry["truth"].startswith("anchor")]
-    assert len(mono) == sum(len(sources_of(i)) for i in range(1, PROMPTS))
-    assert {entry["split"] for entry in mono} == {"train"}
+    """Once in two epochs, but for the prompt whose anchors are not whole: its sessions run again."""
+    mono = [entry["truth"] for entry in run.scored if entry["truth"].startswith("anchor")]
+    once = sum(len(sources_of(i)) for i in range(1, PROMPTS))
+    assert len(mono) == once + len(sources_of(FAILS[0]))
+    assert len(set(mono)) == once
+    assert {entry["split"] for entry in run.scored if entry["truth"] in mono} == {"train"}
     assert sum(entry["split"] == "val" for entry in run.scored) == PROMPTS
 
 
+def test_mono_sessions_are_as_long_as_they_may_be(run):
+    sessions = sum(len(sources_of(i)) - ((i, "ir") == FAILS) for i in range(1, PROMPTS))
+    longest = ANCHOR_TOKENS * (sessions + len(sources_of(FAILS[0])) - 1)
+    tokens = sum(run.metrics[step]["mars/anchor_tokens"] for step in STEPS)
+    assert sessions <= tokens <= longest
+    for step in STEPS:
+        assert run.metrics[step]["mars/anchor_token_share"] < 0.5
+
+
 def test_rollout_and_actor_agree_on_log_probs(run):
-    for step in (1, 2):
+    for step in STEPS:
         assert run.metrics[step]["rollout_corr/log_ppl_abs_diff"] < 1e-3

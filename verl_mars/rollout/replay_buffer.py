@@ -1,4 +1,4 @@
-"""verl's replay buffer with a poll interval that can be set and with rows in a reproducible order."""
+"""verl's replay buffer: rows in a reproducible order, a filter that sees anchors, a poll interval that can be set."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_mars import _compat
+from verl_mars.rollout.group_filter import UnionFilter
 
 POLL_KEY = "poll_interval_seconds"
 """Under ``trainer.v1.sampler.sampler_kwargs``; verl's own interval is 2 s, most of a step on a CPU."""
@@ -44,7 +45,7 @@ def set_poll_interval(buffer: ReplayBuffer) -> None:
     buffer.poll_interval = interval
 
 
-class OrderedReplayBuffer(ReproducibleOrder, ReplayBuffer):
+class OrderedReplayBuffer(UnionFilter, ReproducibleOrder, ReplayBuffer):
     """For the synchronous trainer; may also be named in ``trainer.v1.sampler.custom_sampler`` of a stock run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +53,7 @@ class OrderedReplayBuffer(ReproducibleOrder, ReplayBuffer):
         set_poll_interval(self)
 
 
-class OrderedReplayBufferAsync(ReproducibleOrder, ReplayBufferAsync):
+class OrderedReplayBufferAsync(UnionFilter, ReproducibleOrder, ReplayBufferAsync):
     """For the asynchronous trainers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat
-from verl_mars.rollout.anchors import Anchors
+from verl_mars.rollout.anchors import KNOWN_FIELD, Anchor, Anchors
 from verl_mars.settings import MarsSettings
 from verl_mars.views import Mono, Row, Source, sources_of_row
 
@@ -45,7 +46,8 @@ class MarsAgentLoopWorker(_Worker):
         if trajectory["validate"] or not self.with_anchors:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         uid = prompt["uid"]
-        anchors = asyncio.create_task(self._roll_out_anchors(dict(prompt), sampling_params, trajectory))
+        known = prompt.pop(KNOWN_FIELD, "")
+        anchors = asyncio.create_task(self._roll_out_anchors(dict(prompt), sampling_params, trajectory, known))
         self.anchors_of_prompt[uid] = anchors
         try:
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
@@ -63,14 +65,25 @@ class MarsAgentLoopWorker(_Worker):
         if VIEW_FIELD in kwargs:
             outputs = output if isinstance(output, list) else [output]
             await self._compute_score(outputs, kwargs=kwargs)
-            return outputs[-1].reward_score
+            version = outputs[-1].extra_fields.get("max_global_steps")
+            return Anchor(
+                kwargs[VIEW_FIELD],
+                float(outputs[-1].reward_score),
+                float("nan") if version is None else float(version),
+                sum(len(output.response_ids) for output in outputs),
+            )
         if not validate and self.with_anchors:
             anchors = await self.anchors_of_prompt[kwargs["uid"]]
             kwargs.update(anchors.fields())
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict) -> Anchors:
-        """All mono sessions of one prompt, side by side. Never raises: what fails is logged and missing."""
+    async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
+        """All mono sessions of one prompt, side by side; none if its anchors are ``known`` from an earlier epoch.
+
+        Never raises: what fails is logged and missing.
+        """
+        if known:
+            return Anchors.known(known)
         start = time.monotonic()
         try:
             sources = sources_of_row(prompt)
@@ -80,14 +93,18 @@ class MarsAgentLoopWorker(_Worker):
         if len(sources) == 1:  # its mono view is its fused view: an anchor would be one more rollout
             return Anchors.missing([sources[0].name])
         planned = [(source, i) for source in sources for i in range(self.mars.anchors_per_source)]
-        scores = await asyncio.gather(*(self._anchor(s, i, prompt, sampling_params, trajectory) for s, i in planned))
-        return Anchors(tuple(scores), tuple(source.name for source, _ in planned), time.monotonic() - start)
+        anchors = await asyncio.gather(*(self._anchor(s, i, prompt, sampling_params, trajectory) for s, i in planned))
+        return Anchors(tuple(anchors), time.monotonic() - start)
 
-    async def _anchor(self, source: Source, number: int, prompt: Row, sampling_params: dict, trajectory: dict) -> float:
-        """The reward of one mono session; NaN where it failed."""
+    async def _anchor(
+        self, source: Source, number: int, prompt: Row, sampling_params: dict, trajectory: dict
+    ) -> Anchor:
+        """One mono session; without a score where it failed."""
         params = dict(sampling_params)
         if self.mars.anchors_per_source == 1:
             apply_greedy_sampling_params(params)
+        if self.mars.anchor_max_tokens is not None:
+            params["max_tokens"] = self.mars.anchor_max_tokens
         view = Mono(source, self.mars.mono_prompt)
         try:
             row = view.render(prompt)
@@ -96,15 +113,15 @@ class MarsAgentLoopWorker(_Worker):
             session = self._run_agent_loop(
                 params, trajectory, trace=False, session_id=number, **{VIEW_FIELD: view.name}, **row
             )
-            score = await asyncio.wait_for(session, self.mars.anchor_timeout_seconds)
-            return float(score)
+            anchor: Anchor = await asyncio.wait_for(session, self.mars.anchor_timeout_seconds)
+            return replace(anchor, source=source.name)
         except Exception as error:  # one failed session, of whatever kind, must not take its group down
             cause = str(error).strip().rpartition("\n")[2]  # of a Ray error: the line after the remote traceback
             logger.error(
                 "prompt uid %s (index %s): the session of %s failed, its anchor is missing: %s: %s",
                 *(prompt["uid"], prompt.get("index"), view.name, type(error).__name__, cause),
             )
-            return float("nan")
+            return Anchor(source.name)
 
     def _session_seed(self, trajectory: dict, index: Any, view: str, session: int) -> int:
         """A seed from what the session is, never from when it happens to run."""

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from verl_mars.algos.mars import GroupStatistics
+from verl_mars.rollout.anchors import KEPT_METRIC
+
+COUNTS = frozenset({"mars/missing_anchors", "mars/anchor_tokens", KEPT_METRIC})
+"""Metrics that are added up over the local updates of a step; all others are means."""
 
 
 def mars_metrics(stats: GroupStatistics, sources_of_group: Sequence[Sequence[str]]) -> dict[str, float]:

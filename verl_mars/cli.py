@@ -22,10 +22,11 @@ app.add_typer(score_app, name="score")
 def doctor(
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides of the recipe, as for verl.")] = None,
     config_name: Annotated[str | None, typer.Option(help="Also check this recipe and its data.")] = None,
+    data: Annotated[bool, typer.Option(help="Read every row and image header of the recipe's data.")] = True,
     ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
 ) -> None:
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
-    from verl_mars.doctor import inspect_plugin, inspect_ray_worker, recipe_faults
+    from verl_mars.doctor import inspect_plugin, inspect_ray_worker, inspect_recipe
 
     warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
     os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
@@ -53,7 +54,10 @@ def doctor(
             for package in differing
         ]
     if config_name is not None:
-        faults += [f"{config_name}: {fault}" for fault in recipe_faults(config_name, overrides or [])]
+        recipe = inspect_recipe(config_name, overrides or [], data)
+        faults += [f"{config_name}: {fault}" for fault in recipe.faults]
+        for note in recipe.notes:
+            console.print(f"[yellow]note[/yellow] {config_name}: {escape(note)}", highlight=False)
     for fault in faults:
         console.print(f"[red]fault[/red] {escape(fault)}", highlight=False)
     if faults:

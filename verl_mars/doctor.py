@@ -2,11 +2,16 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
+import io
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 PACKAGES = (
@@ -88,20 +93,133 @@ def compose_recipe(config_name: str, overrides: Sequence[str] = ()) -> Any:
         raise ValueError(f"recipe {config_name!r} cannot be composed: {error}") from error
 
 
-def recipe_faults(config_name: str, overrides: Sequence[str] = ()) -> Iterator[str]:
-    """A sentence for each fault of a recipe and of its training data."""
-    from verl_mars.trainer.checks import config_faults, data_faults, uses_anchors
+@dataclass
+class RecipeState:
+    """What can be said of a recipe before it runs."""
 
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was not looked at, or is missing on this machine but may be there where the recipe will run."""
+
+
+def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool = True) -> RecipeState:
+    """Compose a recipe and check it: verl's own checks, ours, and those of the training data unless ``data`` is False.
+
+    No model is loaded or fetched, so a recipe can be checked on a machine that has none.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    state = RecipeState()
     try:
         config = compose_recipe(config_name, overrides)
     except ValueError as error:
-        yield str(error)
-        return
-    faults = list(config_faults(config))
-    yield from faults
-    made_on_start = config.data.train_files is None and "callbacks" in config.hydra and len(config.hydra.callbacks) > 0
-    if uses_anchors(config) and not faults and not made_on_start:
-        yield from data_faults(config, progress=True)
+        state.faults.append(str(error))
+        return state
+    from verl_mars.trainer.checks import config_faults
+
+    try:
+        for name, section in config.items():
+            if name != "hydra" and OmegaConf.is_config(section):  # `hydra` names what only a run has
+                OmegaConf.resolve(section)
+    except OmegaConfBaseException as error:
+        state.faults.append(f"a value cannot be resolved: {error}")
+        return state
+    state.faults += verl_faults(config)
+    if not state.faults:
+        state.faults += config_faults(config)
+    state.notes += _machine_notes(config)
+    for findings in (_model_findings(config), _data_findings(config, data and not state.faults)):
+        state.faults += findings.faults
+        state.notes += findings.notes
+    return state
+
+
+def recipe_faults(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
+    """A sentence for each fault of a recipe and of its training data."""
+    return inspect_recipe(config_name, overrides).faults
+
+
+def verl_faults(config: Any) -> Iterator[str]:
+    """What verl itself refuses in a configuration, as far as it can be known without a model.
+
+    verl builds dataclasses from these sections inside its workers, after models were loaded; an unknown key or an
+    impossible value ends the run there. Here they are built at once.
+    """
+    from hydra.errors import HydraException
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+    from verl.workers.config import HFModelConfig
+
+    for section in ("actor", "rollout"):
+        try:
+            omega_conf_to_dataclass(config.actor_rollout_ref[section])
+        except (HydraException, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+            yield f"verl refuses actor_rollout_ref.{section}: {_cause(error)}"
+            return
+    known = {f.name for f in fields(HFModelConfig)} | {"_target_"}
+    for key in sorted(set(config.actor_rollout_ref.model) - known):
+        yield f"actor_rollout_ref.model.{key} is no setting of verl's; known: {', '.join(sorted(known - {'_target_'}))}"
+    try:
+        # It prints that all is well, and warns of every run without a critic.
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            validate_config(config, need_reference_policy(config), need_critic(config))
+    except (AssertionError, ValueError) as error:
+        yield f"verl refuses the configuration: {_cause(error)}"
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _machine_notes(config: Any) -> Iterator[str]:
+    """What this machine lacks. No fault: recipes are checked on other machines than they run on."""
+    engine = config.actor_rollout_ref.rollout.name
+    if engine in ("vllm", "sglang") and importlib.util.find_spec(engine) is None:
+        yield f"rollout.name={engine}: the package {engine} is not installed here"
+    if config.trainer.device == "cuda":
+        import torch
+
+        wanted, found = config.trainer.n_gpus_per_node, torch.cuda.device_count()
+        if found < wanted:
+            yield f"trainer.n_gpus_per_node={wanted}: {found} CUDA devices are visible here"
+
+
+def _model_findings(config: Any) -> RecipeState:
+    path = config.actor_rollout_ref.model.path
+    if path is None:
+        return RecipeState() if _makes_toy(config) else RecipeState(faults=["actor_rollout_ref.model.path is not set"])
+    local = Path(path).expanduser()
+    if (local / "config.json").is_file():
+        return RecipeState()
+    if local.is_absolute() or local.exists() or path.startswith("."):
+        return RecipeState(faults=[f"actor_rollout_ref.model.path = {path}: no folder with a config.json"])
+    return RecipeState(notes=[f"actor_rollout_ref.model.path = {path}: fetched when the run starts, not checked"])
+
+
+def _data_findings(config: Any, wanted: bool) -> RecipeState:
+    from verl_mars.trainer.checks import data_faults, training_files, uses_anchors
+
+    if _makes_toy(config) and config.data.train_files is None:
+        return RecipeState()
+    if config.data.train_files is None:
+        return RecipeState(notes=["no data named, none checked: dataset=..., or data.train_files and data.val_files"])
+    if not wanted:
+        return RecipeState(notes=["the training data were not checked"])
+    if uses_anchors(config):
+        return RecipeState(faults=data_faults(config, progress=True))
+    missing = [name for name in training_files(config) if not Path(name).expanduser().is_file()]
+    return RecipeState(faults=[f"data.train_files: {name} is not there" for name in missing])
+
+
+def _makes_toy(config: Any) -> bool:
+    """Whether the toy world is built when the run starts, model and data."""
+    callbacks = (config.hydra.get("callbacks") or {}).values()
+    return any(callback.get("_target_") == "verl_mars.toy.PrepareToy" for callback in callbacks)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,222 @@
+"""Every recipe and every overlay composes, passes verl's own checks and ours, and sets what it says it sets."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import verl_mars
+from verl_mars.doctor import compose_recipe, inspect_recipe
+
+RECIPES_FOLDER = Path(verl_mars.__file__).parent.parent / "recipes"
+RECIPES = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml") if path.stem != "base")
+OVERLAYS = {
+    group: sorted(path.stem for path in (RECIPES_FOLDER / group).glob("*.yaml"))
+    for group in ("model", "hardware", "dataset")
+}
+FULL = ("grpo", "dapo", "mars_grpo", "mars_dapo")
+
+
+def leaves(tree, prefix=""):
+    """``{"a.b": value}`` of a nested mapping; an empty mapping is a leaf."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def composed(name, *overrides):
+    config = OmegaConf.to_container(compose_recipe(name, overrides))
+    return leaves({key: value for key, value in config.items() if key != "hydra"})
+
+
+def keys_of_file(path):
+    return {key for key in leaves(yaml.safe_load(path.read_text()) or {}) if key.split(".")[0] != "defaults"}
+
+
+def combinations(recipe):
+    """All pairs of hardware and data with the models in turn for one recipe, every overlay once for the others.
+
+    What is left out is implied: models touch no key that other overlays touch, as a test below holds.
+    """
+    models = itertools.cycle(OVERLAYS["model"])
+    if recipe == "mars_dapo":
+        pairs = list(itertools.product(OVERLAYS["hardware"], OVERLAYS["dataset"]))
+    else:
+        pairs = list(zip(itertools.cycle(OVERLAYS["hardware"]), OVERLAYS["dataset"], strict=False))
+    return [(next(models), hardware, dataset) for hardware, dataset in pairs]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_passes_the_doctor(recipe):
+    assert inspect_recipe(recipe).faults == []
+
+
+@pytest.mark.parametrize("recipe", FULL)
+def test_every_overlay_fits_every_recipe(recipe):
+    for model, hardware, dataset in combinations(recipe):
+        overlays = [f"model={model}", f"hardware={hardware}", f"dataset={dataset}"]
+        assert inspect_recipe(recipe, overlays, data=False).faults == [], overlays
+
+
+def test_overlays_of_different_groups_touch_different_keys():
+    keys = {
+        (group, name): keys_of_file(RECIPES_FOLDER / group / f"{name}.yaml")
+        for group, names in OVERLAYS.items()
+        for name in names
+        if name != "toy"  # brings a model of its own
+    }
+    assert all(keys.values())
+    for (one, other), (two, another) in itertools.combinations(keys, 2):
+        if one != two:
+            shared = keys[one, other] & keys[two, another]
+            assert not shared, f"{one}={other} and {two}={another} both set {sorted(shared)}: the order decides"
+
+
+NEW_KEYS = (
+    "algorithm.mars.",
+    "actor_rollout_ref.rollout.limit_images",  # known to verl's dataclass, not in its YAML
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.",  # likewise
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision.",
+    "actor_rollout_ref.model.override_config.attn_implementation",
+    "data.root",  # where the conversions lie; for the paths beside it
+    "reward.reward_kwargs.",
+    "ray_kwargs.",
+    "trainer.v1.sampler.sampler_kwargs.",
+    "hydra.callbacks.",
+)
+
+
+@pytest.fixture(scope="module")
+def verls_keys():
+    return composed("ppo_trainer").keys()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES_FOLDER.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_no_recipe_sets_a_key_that_verl_does_not_have(path, verls_keys):
+    unknown = {key for key in keys_of_file(path) if key not in verls_keys and not key.startswith(NEW_KEYS)}
+    assert not unknown, f"verl has no {sorted(unknown)}"
+
+
+@pytest.mark.parametrize(("ours", "verls"), [("mars_grpo", "grpo"), ("mars_dapo", "dapo")])
+def test_ours_and_verls_own_differ_in_the_algorithm_alone(ours, verls):
+    one, other = composed(ours), composed(verls)
+    differ = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    assert {key for key in differ if not key.startswith("algorithm.mars.")} == {
+        "algorithm.adv_estimator",
+        "trainer.v1.trainer_mode",
+        "trainer.experiment_name",
+    }
+
+
+AUTHORS = {
+    "data.max_prompt_length": 4096,
+    "data.max_response_length": 8192,
+    "actor_rollout_ref.actor.optim.lr": 1e-6,
+    "actor_rollout_ref.actor.entropy_coeff": 0,
+    "actor_rollout_ref.actor.grad_clip": 1.0,
+    "actor_rollout_ref.actor.loss_agg_mode": "token-mean",
+    "actor_rollout_ref.rollout.temperature": 1.0,
+    "actor_rollout_ref.rollout.top_p": 0.9,
+    "algorithm.use_kl_in_reward": False,
+    "trainer.total_epochs": 2,
+    "trainer.n_gpus_per_node": 8,
+    "trainer.nnodes": 1,
+}
+AUTHORS_GRPO = AUTHORS | {
+    "data.train_batch_size": 128,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 32,
+    "actor_rollout_ref.actor.use_kl_loss": True,
+    "actor_rollout_ref.actor.kl_loss_coef": 0.001,
+    "actor_rollout_ref.actor.kl_loss_type": "low_var_kl",
+    "actor_rollout_ref.rollout.n": 14,
+    "algorithm.filter_groups.enable": False,
+}
+AUTHORS_DAPO = AUTHORS | {
+    "data.train_batch_size": 16,
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "actor_rollout_ref.actor.clip_ratio_low": 0.2,
+    "actor_rollout_ref.actor.clip_ratio_high": 0.28,
+    "actor_rollout_ref.actor.clip_ratio_c": 10.0,
+    "actor_rollout_ref.actor.optim.lr_warmup_steps": 10,
+    "actor_rollout_ref.actor.optim.weight_decay": 0.1,
+    "actor_rollout_ref.rollout.n": 12,
+    "algorithm.filter_groups.enable": True,
+    "reward.reward_kwargs.overlong_buffer_cfg.enable": True,
+    "reward.reward_kwargs.overlong_buffer_cfg.len": 4096,
+    "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor": 1.0,
+}
+
+
+@pytest.mark.parametrize(("recipe", "settings"), [("mars_grpo", AUTHORS_GRPO), ("mars_dapo", AUTHORS_DAPO)])
+def test_the_authors_settings_are_the_defaults(recipe, settings):
+    config = composed(recipe)
+    assert {key: config[key] for key in settings} == settings
+
+
+def test_a_row_of_6_views_and_an_answer_fit_into_the_engine_and_into_a_micro_batch():
+    for hardware in OVERLAYS["hardware"]:
+        config = compose_recipe("mars_grpo", [f"hardware={hardware}", "dataset=nuscenes"])
+        longest = config.data.max_prompt_length + config.data.max_response_length
+        assert config.actor_rollout_ref.rollout.max_model_len >= longest
+        assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
+        assert config.actor_rollout_ref.rollout.limit_images == 6
+
+
+def test_checkpoints_of_other_models_data_and_algorithms_lie_apart():
+    def folder(recipe, *overrides):
+        return compose_recipe(recipe, overrides).trainer.default_local_dir
+
+    folders = [
+        folder("mars_grpo", "dataset=llvip"),
+        folder("grpo", "dataset=llvip"),
+        folder("mars_grpo", "dataset=ocr_vqa"),
+        folder("mars_grpo", "dataset=llvip", "model=qwen3_vl_4b"),
+    ]
+    assert len(set(folders)) == 4
+
+
+# ---------------------------------------------------------------- what the doctor says of a recipe
+
+
+def test_the_doctor_says_what_it_did_not_look_at():
+    state = inspect_recipe("mars_grpo")
+    assert state.faults == []
+    notes = "\n".join(state.notes)
+    assert "no data named" in notes and "Qwen/Qwen2.5-VL-3B-Instruct: fetched when the run starts" in notes
+
+
+def test_the_toy_needs_no_notes():
+    assert inspect_recipe("mars_dapo", ["hardware=cpu", "dataset=toy"]).notes == []
+
+
+@pytest.mark.parametrize("recipe", ["mars_grpo", "grpo"])
+def test_data_that_is_not_there_is_a_fault(recipe):
+    found = inspect_recipe(recipe, ["dataset=llvip"])
+    assert any("data/llvip/train-00000.parquet" in fault for fault in found.faults), found
+    assert inspect_recipe(recipe, ["dataset=llvip"], data=False).faults == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("actor_rollout_ref.actor.loss_agg_mode=mean", ["actor_rollout_ref.actor", "Invalid loss_agg_mode: mean"]),
+        ("+actor_rollout_ref.actor.clip_ratio_hi=0.3", ["actor_rollout_ref.actor", "clip_ratio_hi"]),
+        ("+actor_rollout_ref.rollout.max_images=2", ["actor_rollout_ref.rollout", "max_images"]),
+        ("+actor_rollout_ref.model.pth=x", ["actor_rollout_ref.model.pth", "known:", "path"]),
+        ("actor_rollout_ref.actor.clip_ratio_hi=0.3", ["cannot be composed", "clip_ratio_hi"]),
+        ("actor_rollout_ref.model.path=/models/none", ["/models/none", "no folder with a config.json"]),
+        ("actor_rollout_ref.model.path=null", ["actor_rollout_ref.model.path is not set"]),
+        ("data.max_prompt_length=${data.no_such_key}", ["cannot be resolved", "no_such_key"]),
+        ("actor_rollout_ref.actor.use_dynamic_bsz=false", ["ppo_micro_batch_size_per_gpu"]),
+        ("dataset=llvp", ["cannot be composed", "dataset/llvp", "llvip"]),
+    ],
+)
+def test_what_verl_would_meet_later_is_told_now(override, words):
+    faults = inspect_recipe("mars_grpo", [override], data=False).faults
+    assert len(faults) == 1 and all(word in faults[0] for word in words), faults

@@ -1,0 +1,27 @@
+"""Every recipe for real models runs on the toy world: `hardware=cpu dataset=toy` and nothing else of it is changed."""
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+TOY = (
+    "hardware=cpu",
+    "dataset=toy",
+    # Random weights answer nothing right; this reward tells their answers apart, so that no group is without a signal.
+    "reward.custom_reward_function.path=pkg://letters_reward",
+    "reward.custom_reward_function.name=compute_score",
+)
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "dapo", "mars_grpo", "mars_dapo"])
+def test_a_recipe_trains_the_toy(recipe, small_run):
+    run = small_run(recipe, *TOY)
+    assert sorted(run.metrics) == [1, 2]
+    with_kl, with_anchors = recipe.endswith("grpo"), recipe.startswith("mars")
+    for metrics in run.metrics.values():
+        assert metrics["actor/grad_norm"] > 0
+        assert metrics["critic/score/max"] > metrics["critic/score/min"]
+        assert ("actor/kl_loss" in metrics) == with_kl
+        assert ("mars/info_gain" in metrics) == with_anchors
+        # answers of 12 tokens, the last 2 of which cost
+        assert ("reward/overlong_reward/mean" in metrics) == (with_anchors and not with_kl)

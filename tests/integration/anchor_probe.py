@@ -11,9 +11,9 @@ def _install(_v1):
     import transfer_queue as tq
 
     from verl_mars import _compat
-    from verl_mars.trainer.modes import MarsTrainerSync
+    from verl_mars.trainer.mixin import AnchorsMixin
 
-    original = MarsTrainerSync._compute_advantage
+    original = AnchorsMixin._compute_advantage
 
     def compute_advantage(self, batch, metrics):
         stored = sorted(tq.kv_list("train")["train"])
@@ -34,11 +34,13 @@ def _install(_v1):
             }
             for i in range(len(batch.keys))
         ]
-        with (Path(os.environ["ANCHOR_PROBE_DIR"]) / f"step{self.global_steps}.json").open("w") as file:
+        with (Path(os.environ["ANCHOR_PROBE_DIR"]) / f"step{self.global_steps}-{self.local_trigger_step}.json").open(
+            "w"
+        ) as file:
             json.dump({"stored": stored, "rows": rows}, file)
         return batch
 
-    MarsTrainerSync._compute_advantage = compute_advantage
+    AnchorsMixin._compute_advantage = compute_advantage
 
 
 wrapt.register_post_import_hook(_install, "verl.trainer.ppo.v1")

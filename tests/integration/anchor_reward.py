@@ -1,7 +1,8 @@
-"""A reward that gives each mono session the number that its ground truth names, or fails where that says so."""
+"""A reward that gives each mono session the number that its ground truth names, or fails or hangs where that says so."""
 
 import json
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -13,4 +14,8 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
     kind, _, value = truth.partition(" ")
     if value == "fail":
         raise RuntimeError("this mono session fails on purpose")
-    return float(value) if kind == "anchor" else zlib.crc32(solution_str.encode()) % 7 / 7
+    if value == "hang":
+        time.sleep(3600)
+    if kind == "anchor":
+        return float(value)
+    return 0.5 if "ANCHOR_SAME_REWARD" in os.environ else zlib.crc32(solution_str.encode()) % 7 / 7

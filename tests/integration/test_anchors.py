@@ -1,104 +1,48 @@
-"""Real Ray, verl and FSDP on the CPU: every trajectory carries the anchors of its own prompt, and nothing else changes.
-
-The world is made for it: each source's ground truth is a number that encodes prompt and source, and the reward returns
-it. So an anchor says which mono session it came from, whatever verl did to the batch on its way.
-"""
-
-import json
-import math
+"""Real Ray, verl and FSDP on the CPU: every trajectory carries the anchors of its own prompt, nothing else changes."""
 
 import pytest
-from PIL import Image
+from anchor_world import (
+    FAILS,
+    PROMPTS,
+    ROLLOUTS,
+    anchor,
+    assert_formula,
+    assert_own_anchors,
+    real_rows,
+    rows_of,
+    run_world,
+    sources_of,
+)
 
-from verl_mars.data.schema import write_rows
-
-PROMPTS, ROLLOUTS = 6, 4  # a batch of 3 prompts x 4 rollouts is padded to 16 rows: mini-batches of 2 x 4
 STEPS = (1, 2, 3, 4)  # two epochs, of which the second one uses the anchors of the first
 ANCHOR_TOKENS = 3
-FAILS = (4, "ir")  # this mono session raises
-NAMES = ("rgb", "ir", "depth")
 
 pytestmark = pytest.mark.integration
 
 
-def sources_of(index):
-    """Prompt 0 has one source, prompts 1 to 3 have two, the others three."""
-    return NAMES[: 1 if index == 0 else 2 if index < 4 else 3]
-
-
-def anchor(index, name):
-    return index + (NAMES.index(name) + 1) / 10
-
-
-def make_row(folder, index, split):
-    names = sources_of(index)
-    images = []
-    for number, name in enumerate(names):
-        path = folder / f"{split}-{index}-{name}.png"
-        Image.new("RGB", (56, 56), (40 * index, 80 * number, 120)).save(path)
-        images.append({"image": str(path)})
-    value = {name: "fail" if (index, name) == FAILS else anchor(index, name) for name in names}
-    truth = {name: json.dumps({"answers": [f"anchor {value[name]}"]}) for name in names}
-    return {
-        "data_source": "anchors",
-        "prompt": [
-            {"role": "user", "content": "<image>" * len(names) + "where is the hot object?" + " now" * (index % 3)}
-        ],
-        "images": images,
-        "ability": "vision",
-        "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["x"]})},
-        "extra_info": {
-            "index": index,
-            "split": split,
-            "sample_id": f"{split}-{index}",
-            "task": "vqa",
-            "sources": list(names),
-            "image_sizes": [[56, 56]] * len(names),
-        },
-        "sources": [
-            {"name": name, "images": [i], "prompt": None, "ground_truth": truth[name]} for i, name in enumerate(names)
-        ],
-    }
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, run_verl, tiny_model):
-    """Two epochs of two steps of `mars` over six prompts; what the probe wrote down, and the metrics."""
-    folder = tmp_path_factory.mktemp("anchors")
-    for split in ("train", "val"):
-        write_rows(folder / f"{split}.parquet", [make_row(folder, i, split) for i in range(PROMPTS)])
-    result = run_verl(
-        "toy_mars_grpo",
-        f"data.train_files={folder}/train.parquet",
-        f"data.val_files={folder}/val.parquet",
-        f"actor_rollout_ref.model.path={tiny_model}",
+    """Two epochs of two steps of `mars` over six prompts.
+
+    A batch of 3 prompts x 4 rollouts is padded to 16 rows, for mini-batches of 2 x 4.
+    """
+    return run_world(
+        tmp_path_factory.mktemp("anchors"),
+        run_verl,
+        tiny_model,
         "data.train_batch_size=3",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
-        f"actor_rollout_ref.rollout.n={ROLLOUTS}",
         "algorithm.mars.anchor_every=2",
         f"algorithm.mars.anchor_max_tokens={ANCHOR_TOKENS}",
         "trainer.total_epochs=2",
         f"trainer.total_training_steps={len(STEPS)}",
         "trainer.val_before_train=true",
-        "trainer.test_freq=-1",
-        "reward.reward_manager.name=naive",
-        "reward.custom_reward_function.path=pkg://anchor_reward",
-        "reward.custom_reward_function.name=compute_score",
-        modules=["anchor_probe"],
-        env={"ANCHOR_PROBE_DIR": str(folder)},
     )
-    result.steps = [json.loads((folder / f"step{step}.json").read_text()) for step in STEPS]
-    result.scored = [json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines()]
-    return result
-
-
-def real_rows(run):
-    return [row for step in run.steps for row in step["rows"] if not row["is_padding"]]
 
 
 def test_rows_trained_on_are_prompts_times_rollouts(run):
     for step in run.steps:
-        real = [row for row in step["rows"] if not row["is_padding"]]
+        real = rows_of(step)
         assert len(real) == 3 * ROLLOUTS
         assert len({row["uid"] for row in real}) == 3
     seen = [row["index"] for row in real_rows(run) if row["key"].split("_")[1] == "0"]
@@ -113,27 +57,11 @@ def test_the_batch_was_padded_and_reordered(run):
 
 
 def test_each_trajectory_has_the_anchors_of_its_own_prompt(run):
-    for row in real_rows(run):
-        names = sources_of(row["index"])
-        expected = [anchor(row["index"], name) for name in names]
-        if len(names) == 1:
-            expected = [math.nan]
-        if row["index"] == FAILS[0]:
-            expected[names.index(FAILS[1])] = math.nan
-        got = row["anchor_scores"][: len(names)]
-        assert row["anchor_sources"] == list(names)
-        assert got == pytest.approx(expected, nan_ok=True), row["key"]
+    assert_own_anchors(run)
 
 
 def test_advantages_are_those_of_the_formula(run):
-    for step in run.steps:
-        real = [row for row in step["rows"] if not row["is_padding"]]
-        for row in real:
-            union = [other["reward"] for other in real if other["uid"] == row["uid"]]
-            union += [score for score in row["anchor_scores"] if math.isfinite(score)]
-            mean = sum(union) / len(union)
-            std = math.sqrt(sum((u - mean) ** 2 for u in union) / (len(union) - 1))
-            assert row["advantages"][0] == pytest.approx((row["reward"] - mean) / (std + 1e-6), abs=1e-4)
+    assert_formula(run)
 
 
 def test_padding_rows_have_no_advantage(run):

@@ -1,6 +1,7 @@
 """Real verl on a machine without an accelerator, chosen by configuration alone: the overlay ``hardware: cpu``.
 
-Importing this package registers, beside verl's own, the platform ``cpu`` and the rollout engine ``transformers``. Where
+Importing this package registers, beside verl's own, the platform ``cpu``, the rollout engine ``transformers`` and the
+way ``object_store`` for weights to reach rollout servers elsewhere. Where
 ``VERL_PLATFORM`` is ``cpu`` it also repairs the places of verl that take an accelerator for granted (:mod:`.fixes`).
 Each piece waits until the module of verl that it belongs to is imported, so the import itself costs next to nothing,
 needs no verl, and may be repeated. The overlay makes verl import it in every process by ``VERL_USE_EXTERNAL_MODULES``;
@@ -17,6 +18,9 @@ PLATFORM = "cpu"
 
 ENGINE = "transformers"
 """The name of our rollout engine: ``actor_rollout_ref.rollout.name=transformers``."""
+
+CHECKPOINT_ENGINE = "object_store"
+"""The name of our weight transfer: ``actor_rollout_ref.rollout.checkpoint_engine.backend=object_store``."""
 
 _fixed = False
 
@@ -40,6 +44,12 @@ def _register_replica(replica: ModuleType) -> None:
     replica.RolloutReplicaRegistry.register(ENGINE, load)
 
 
+def _register_checkpoint_engine(base: ModuleType) -> None:
+    from verl_mars.cpu.weights import ObjectStoreEngine
+
+    base.CheckpointEngineRegistry.register(CHECKPOINT_ENGINE)(ObjectStoreEngine)
+
+
 def apply_fixes() -> None:
     """Repair what verl takes for granted of an accelerator, in this process. Only the first call does anything."""
     global _fixed
@@ -57,5 +67,6 @@ def apply_fixes() -> None:
 wrapt.register_post_import_hook(_register_platform, "verl.plugin.platform.platform_manager")
 wrapt.register_post_import_hook(_register_rollout, "verl.workers.rollout.base")
 wrapt.register_post_import_hook(_register_replica, "verl.workers.rollout.replica")
+wrapt.register_post_import_hook(_register_checkpoint_engine, "verl.checkpoint_engine.base")
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == PLATFORM:
     apply_fixes()

@@ -33,10 +33,12 @@ def uses_anchors(config: DictConfig) -> bool:
 def config_faults(config: DictConfig) -> Iterator[str]:
     """A sentence for each setting that cannot work, naming key, value and what is allowed."""
     yield from _estimator_faults(config)
+    yield from _separate_faults(config)
     if not uses_anchors(config):
         return
     yield from _mars_faults(config)
     yield from _rollout_faults(config)
+    yield from _filter_faults(config)
 
 
 def _estimator_faults(config: DictConfig) -> Iterator[str]:
@@ -96,6 +98,48 @@ def _rollout_faults(config: DictConfig) -> Iterator[str]:
         yield (
             f"actor_rollout_ref.rollout.n x actor.ppo_mini_batch_size = {rows} rows do not divide among {ranks} "
             "data-parallel ranks; verl would stop at the first actor update"
+        )
+
+
+def _filter_faults(config: DictConfig) -> Iterator[str]:
+    """Dynamic sampling (DAPO)."""
+    groups = config.algorithm.get("filter_groups")
+    if groups is None or not groups.get("enable", False):
+        return
+    metric = groups.get("metric")
+    if MarsSettings.from_algorithm(config.algorithm).filter_on == "union" and metric != "reward":
+        yield (
+            f"algorithm.filter_groups.metric = {metric!r} with algorithm.mars.filter_on=union: anchors are rewards and "
+            "are compared with rewards; set the metric to reward, or filter_on=fused to leave anchors out"
+        )
+
+
+def _separate_faults(config: DictConfig) -> Iterator[str]:
+    """What verl's ``separate_async`` stops at, by assertions or on its first log line."""
+    if config.trainer.v1.trainer_mode != "mars_separate_async":
+        return
+    rollout, mini = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    updates = config.trainer.v1.separate_async.parameter_sync_step
+    if config.data.train_batch_size != updates * mini:
+        yield (
+            f"data.train_batch_size = {config.data.train_batch_size}: mars_separate_async needs "
+            f"trainer.v1.separate_async.parameter_sync_step x actor.ppo_mini_batch_size = {updates} x {mini}"
+        )
+    for key in ("nnodes", "n_gpus_per_node"):
+        if not rollout.get(key):
+            yield (
+                f"actor_rollout_ref.rollout.{key} = {rollout.get(key)}: mars_separate_async rolls out on devices of "
+                "its own; say how many (hardware=cpu_separate does, on a CPU)"
+            )
+    if rollout.checkpoint_engine.backend == "naive":
+        yield (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend = 'naive' reaches rollout servers beside the trainer "
+            "only; mars_separate_async needs nccl or another of verl's (on a CPU object_store)"
+        )
+    if not config.actor_rollout_ref.get("hybrid_engine", True):
+        yield (
+            'actor_rollout_ref.hybrid_engine = False: verl 0.9.1 stops there with "Logger._log() got an unexpected '
+            "keyword argument 'flush'\"; leave it at true"
         )
 
 

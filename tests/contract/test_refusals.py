@@ -71,6 +71,44 @@ def test_a_setting_that_cannot_work_is_named(override, words):
     assert len(found) == 1 and all(word in found[0] for word in words), found
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["+algorithm.filter_groups={enable:true,metric:acc}"],
+            ["algorithm.filter_groups.metric = 'acc'", "filter_on=fused"],
+        ),
+        (
+            [
+                "trainer.v1.trainer_mode=mars_separate_async",
+                "hardware=cpu_separate",
+                "trainer.v1.separate_async.parameter_sync_step=3",
+            ],
+            ["data.train_batch_size = ", "parameter_sync_step x actor.ppo_mini_batch_size"],
+        ),
+        (
+            [
+                "trainer.v1.trainer_mode=mars_separate_async",
+                "hardware=cpu_separate",
+                "trainer.v1.separate_async.parameter_sync_step=1",
+                "actor_rollout_ref.actor.ppo_mini_batch_size=${data.train_batch_size}",
+                "actor_rollout_ref.hybrid_engine=false",
+            ],
+            ["actor_rollout_ref.hybrid_engine = False", "leave it at true"],
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(overrides, words):
+    found = faults(*overrides)
+    assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+def test_a_mode_without_devices_of_its_own_is_told_what_it_lacks():
+    found = faults("trainer.v1.trainer_mode=mars_separate_async")
+    keys = ("rollout.nnodes = 0", "checkpoint_engine.backend = 'naive'")
+    assert all(any(key in fault for fault in found) for key in keys), found
+
+
 def broken(image, change):
     row = make_row(image)
     change(row)

@@ -1,4 +1,4 @@
-"""A reward that gives each mono session the number that its ground truth names, or fails or hangs where that says so."""
+"""A reward that gives each mono session the number that its ground truth names; it fails or hangs where told to."""
 
 import json
 import os

@@ -35,9 +35,12 @@ def run_main(
 ) -> Run:
     """``python -m verl.trainer.main_ppo --config-name=...`` in ``folder``; ended with its children after a while."""
     command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", f"--config-name={config_name}"]
-    command += ["trainer.logger=[file]", "trainer.save_freq=-1", *overrides]
+    metrics_file = folder / "metrics.jsonl"
+    # In the runtime environment too: a cluster that is already running does not have the environment of the driver.
+    logger = f"++ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH={metrics_file}"
+    command += ["trainer.logger=[file]", "trainer.save_freq=-1", logger, *overrides]
     environment = dict(os.environ, RAY_USAGE_STATS_ENABLED="0", HYDRA_FULL_ERROR="1", **(env or {}))
-    environment |= {"PYTHONPATH": str(HERE), "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
+    environment |= {"PYTHONPATH": str(HERE), "VERL_FILE_LOGGER_PATH": str(metrics_file)}
     if modules:
         environment["VERL_USE_EXTERNAL_MODULES"] = ",".join(modules)
     with (folder / "log.txt").open("w") as log:
@@ -50,8 +53,8 @@ def run_main(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     run = Run(process.returncode, (folder / "log.txt").read_text(errors="replace"))
-    if (folder / "metrics.jsonl").exists():
-        for line in (folder / "metrics.jsonl").read_text().splitlines():
+    if metrics_file.exists():
+        for line in metrics_file.read_text().splitlines():
             entry = json.loads(line)
             run.metrics.setdefault(entry["step"], {}).update(entry["data"])
     return run

@@ -103,3 +103,29 @@ def test_several_anchors_of_a_source_are_averaged():
     metrics = mars_metrics(stats, [["rgb", "rgb", "ir", "ir"]])
     assert (metrics["mars/anchor_score/rgb"], metrics["mars/anchor_score/ir"]) == (0.5, 1.0)
     assert metrics["mars/info_gain/rgb"] == 0.0
+
+
+def test_what_mono_sessions_cost_by_hand():
+    """Prompt a: 4 mono tokens, 2 x 6 fused; b: 3 and 5 (its second row is padding)."""
+    from verl_mars.trainer.anchor_rows import AnchorRows, session_metrics
+
+    uids = ["a", "b", "a", "pad"]
+    anchors = torch.tensor([[0.0, 1.0], [1.0, NAN], [0.0, 1.0], [1.0, NAN]])
+    counted = torch.tensor([True, True, True, False])
+    stats = group_statistics(torch.tensor([1.0, 0.0, 0.0, 0.0]), uids, anchors, counted)
+    rows = AnchorRows(
+        scores=anchors,
+        versions=torch.tensor([[3.0, 2.0], [1.0, NAN], [3.0, 2.0], [9.0, 9.0]]),
+        sources=[["rgb", "ir"], ["rgb"], ["rgb", "ir"], ["rgb"]],
+        tokens=torch.tensor([4.0, 3.0, 4.0, 3.0]),
+        seconds=torch.tensor([0.5, 2.0, 0.5, 7.0]),
+        counted=counted,
+    )
+    tags = [{"response_len": n, "max_global_steps": v} for n, v in ((6, 3), (5, None), (6, 2))]
+    tags.append({"response_len": 5, "max_global_steps": 0, "is_padding": True})
+    assert session_metrics(rows, stats, tags) == {
+        "timing_s/anchors": 2.0,
+        "mars/anchor_tokens": 7.0,
+        "mars/anchor_token_share": pytest.approx(7 / 24),
+        "mars/anchor_version_gap": pytest.approx((0 + 1 + 1 + 0) / 4),  # b's version is not known
+    }

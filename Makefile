@@ -8,16 +8,21 @@ INSTALLED := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 GPU_PYTHON ?= python
 
-.PHONY: demo test test-unit test-vllm test-gpu regress golden matrix lint format clean
+.PHONY: demo test test-unit test-recipes test-vllm test-gpu regress golden matrix lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/verl-mars demo $(ARGS)
 
+# What a change must not break; the rest of tests/integration is `test-recipes` and `regress`.
 test: $(INSTALLED)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -m "not recipes and not regress" $(ARGS)
 
 test-unit: $(INSTALLED)
 	$(PYTEST) tests/contract tests/unit $(ARGS)
+
+# Every recipe and every trainer mode, two steps each.
+test-recipes: $(INSTALLED)
+	$(PYTEST) -m recipes tests/integration $(ARGS)
 
 # verl's own vLLM server on vLLM's CPU build, in an environment of its own of 3 GB.
 test-vllm: $(VLLM_VENV)/.installed
@@ -27,9 +32,9 @@ test-vllm: $(VLLM_VENV)/.installed
 test-gpu:
 	$(GPU_PYTHON) -m pytest tests/gpu $(ARGS)
 
-# verl's own tests with the plugin and without, verl's modes against ours, golden metrics.
+# verl's own tests with the plugin and without, verl's modes against ours, golden metrics, faults, resuming, two nodes.
 regress: $(INSTALLED)
-	$(PYTEST) tests/regression tests/integration/test_same_as_verl.py tests/integration/test_golden.py $(ARGS)
+	$(PYTEST) -m regress tests/regression tests/integration $(ARGS)
 
 # Records the golden metrics anew; refuses a tree with uncommitted changes.
 golden: $(INSTALLED)

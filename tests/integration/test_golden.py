@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from drift import drift, numbers
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.regress]
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "golden"

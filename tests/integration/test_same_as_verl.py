@@ -12,7 +12,7 @@ from drift import drift, numbers
 from verl_mars.data.schema import write_rows
 from verl_mars.trainer.checks import MANAGER_CLASS
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.regress]
 
 REWARD = (
     "reward.custom_reward_function.path=pkg://letters_reward",

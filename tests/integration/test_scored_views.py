@@ -14,7 +14,7 @@ import torch
 from verl_mars.algos.pgpo import sampled_dependency, token_weights
 from verl_mars.algos.vogue import sampled_divergence, sampled_entropy
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
 SCENES = 16  # of the session's training file
 LETTERS = (

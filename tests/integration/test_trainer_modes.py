@@ -3,7 +3,7 @@
 import pytest
 from anchor_world import PROMPTS, ROLLOUTS, assert_formula, assert_own_anchors, real_rows, rows_of, run_world
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
 MODES = {
     "mars_colocate_async": ["data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_size=3"],

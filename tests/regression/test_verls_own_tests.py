@@ -7,6 +7,8 @@ import pytest
 import verl
 from verls_own import SHIPPED, V1, outcomes, source_of
 
+pytestmark = pytest.mark.regress
+
 ROOT = Path(__file__).parents[2]
 
 

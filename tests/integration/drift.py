@@ -44,3 +44,11 @@ def drift(one: Metrics, other: Metrics) -> Drift:
     step, name = worst
     told = f"step {step}, {name}: {first[worst]!r} against {second[worst]!r}"
     return Drift(far[worst], sum(far.values()) / len(far), told, len(far))
+
+
+def assert_same(one: Metrics, other: Metrics) -> None:
+    """Bit for bit, NaN where there is NaN."""
+    first, second = numbers(one), numbers(other)
+    assert first.keys() == second.keys()
+    told = {key: (first[key], second[key]) for key in first if repr(first[key]) != repr(second[key])}
+    assert told == {}

@@ -1,7 +1,7 @@
 """The plugin changes nothing of a run that does not ask for it."""
 
 import pytest
-from same_numbers import assert_same
+from drift import assert_same
 
 pytestmark = pytest.mark.integration
 
@@ -18,4 +18,5 @@ def test_stock_grpo_is_the_same_with_and_without_the_plugin(small_run):
     without = small_run(
         "toy_grpo", *STOCK, modules=["verl_mars.cpu"], env={"VERL_USE_EXTERNAL_PLUGINS": "none", "VERL_PLATFORM": "cpu"}
     )
-    assert_same(with_plugin, without)
+    assert_same(with_plugin.metrics, without.metrics)
+    assert len(with_plugin.metrics[2]) > 50  # the second step was trained on what the first one made

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from same_numbers import numbers
+from drift import drift, numbers
 
 pytestmark = [pytest.mark.integration, pytest.mark.regress]
 
@@ -35,7 +35,7 @@ def cluster():
 def test_two_nodes_train_like_one(small_run, cluster):
     one = small_run("toy_mars_grpo", "trainer.n_gpus_per_node=2")
     two = small_run("toy_mars_grpo", "trainer.nnodes=2", *RUNNING, env=cluster)
-    expected, found = numbers(one), numbers(two)
-    assert found.keys() == expected.keys()
-    assert found == {key: pytest.approx(value, rel=1e-4, abs=1e-5) for key, value in expected.items()}
+    assert numbers(one.metrics).keys() == numbers(two.metrics).keys()
+    found = drift(one.metrics, two.metrics)
+    assert found.maximum < 1e-3 and found.mean < 1e-5, found
     assert two.metrics[2]["mars/missing_anchors"] == 0

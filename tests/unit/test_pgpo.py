@@ -16,7 +16,7 @@ def slow_weights(dependency, mask, tau=TAU, beta=BETA, gate="absolute"):
     """Equations 4 to 7, a token at a time."""
     rows = []
     for values, inside in zip(dependency.tolist(), mask.tolist(), strict=True):
-        logs = [math.log(1 + s) for s, m in zip(values, inside, strict=True) if m]
+        logs = [math.log1p(s) for s, m in zip(values, inside, strict=True) if m]
         length = len(logs)
         weights = [1.0] * length
         if length and max(logs) - min(logs) > 1e-6:
@@ -35,7 +35,9 @@ def tensor(*rows):
 
 
 responses = st.lists(
-    st.lists(st.tuples(st.floats(0, 50), st.booleans()), min_size=1, max_size=9), min_size=1, max_size=4
+    st.lists(st.tuples(st.integers(0, 500).map(lambda n: n / 10), st.booleans()), min_size=1, max_size=9),
+    min_size=1,
+    max_size=4,
 )
 
 

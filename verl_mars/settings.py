@@ -1,15 +1,61 @@
-"""The configuration under ``algorithm.mars``, validated before any model is loaded."""
+"""The configuration under ``algorithm.mars``, ``.pgpo`` and ``.vogue``, validated before any model is loaded."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+Section = TypeVar("Section", bound="Settings")
 
-class MarsSettings(BaseModel):
-    """What a user may set under ``algorithm.mars``."""
+
+class Settings(BaseModel):
+    """One section of ``algorithm``: unknown keys and impossible values are refused by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    section: ClassVar[str]
+
+    @classmethod
+    def from_algorithm(cls: type[Section], algorithm: Any) -> Section:
+        """Settings of a run from its ``algorithm`` section (any mapping, an OmegaConf ``DictConfig`` included).
+
+        Raises:
+            ValueError: an unknown key or an impossible value, each named with what is allowed.
+        """
+        section = algorithm.get(cls.section, None) if algorithm is not None else None
+        if section is None:
+            return cls()
+        if not isinstance(section, Mapping) and not hasattr(section, "items"):
+            raise ValueError(f"algorithm.{cls.section} must be a mapping of settings, got {section!r}")
+        try:
+            return cls(**_plain(section))
+        except ValidationError as error:
+            raise ValueError("\n".join(cls._sentence(fault) for fault in error.errors())) from None
+
+    @classmethod
+    def _sentence(cls, fault: Any) -> str:
+        *parents, key = (str(part) for part in fault["loc"])
+        where = ".".join(("algorithm", cls.section, *parents))
+        if fault["type"] == "extra_forbidden":
+            fields = cls.model_fields
+            for parent in parents:
+                fields = fields[parent].annotation.model_fields  # type: ignore[union-attr]
+            return f"{where}.{key} is not a setting; allowed: {', '.join(sorted(fields))}"
+        return f"{where}.{key} = {fault['input']!r}: {fault['msg']}"
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and lists of OmegaConf as Python's own."""
+    if hasattr(value, "items"):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if hasattr(value, "__iter__") and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+class MarsSettings(Settings):
+    """What a user may set under ``algorithm.mars``."""
+
+    section = "mars"
 
     anchors_per_source: int = Field(default=1, ge=1, le=64)
     """Mono sessions of each source. 1: greedy, as the authors do. Above 1: sampled like the fused rollouts."""
@@ -35,27 +81,103 @@ class MarsSettings(BaseModel):
     check_data: bool = True
     """Read every row and the header of every image of the training files before the models load."""
 
-    @classmethod
-    def from_algorithm(cls, algorithm: Any) -> "MarsSettings":
-        """Settings of a run from its ``algorithm`` section (any mapping, an OmegaConf ``DictConfig`` included).
 
-        Raises:
-            ValueError: an unknown key or an impossible value, each named with what is allowed.
-        """
-        section = algorithm.get("mars", None) if algorithm is not None else None
-        if section is None:
-            return cls()
-        if not isinstance(section, Mapping) and not hasattr(section, "items"):
-            raise ValueError(f"algorithm.mars must be a mapping of settings, got {section!r}")
-        try:
-            return cls(**dict(section.items()))
-        except ValidationError as error:
-            raise ValueError("\n".join(_sentence(fault) for fault in error.errors())) from None
+GroupEstimator = Literal[
+    "grpo",
+    "grpo_vectorized",
+    "grpo_passk",
+    "rloo",
+    "rloo_vectorized",
+    "opo",
+    "gpg",
+    "reinforce_plus_plus_baseline",
+    "mars",
+]
+"""Estimators that give every token of a response one advantage, from the rewards of its group alone."""
+
+Divergence = Literal["sampled", "exact"]
 
 
-def _sentence(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        allowed = ", ".join(sorted(MarsSettings.model_fields))
-        return f"algorithm.mars.{key} is not a setting; allowed: {allowed}"
-    return f"algorithm.mars.{key} = {fault['input']!r}: {fault['msg']}"
+class PgpoSettings(Settings):
+    """What a user may set under ``algorithm.pgpo``. Defaults are the paper's."""
+
+    section = "pgpo"
+
+    base: GroupEstimator = "grpo"
+    """The estimator whose advantages are spread over the tokens."""
+
+    tau: float = Field(default=0.4, ge=0, le=1)
+    """Where suppression ends and boosting begins. 1: suppress only; 0: boost only."""
+
+    beta: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """The most that boosting adds to a token's weight before a response's weights are brought to its length."""
+
+    gate: Literal["absolute", "quantile"] = "absolute"
+    """``absolute``: ``tau`` is a normalised dependency. ``quantile``: it is the share of a response's tokens."""
+
+    divergence: Divergence = "sampled"
+    """``sampled``: the estimate at the sampled token, as in the paper. ``exact``: over the whole vocabulary."""
+
+
+class NoiseSettings(BaseModel):
+    """What a user may set under ``algorithm.vogue.noise``: how images are perturbed, each on its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sigma: float = Field(default=0.4, ge=0, allow_inf_nan=False)
+    """Standard deviation of Gaussian noise on pixels from 0 to 1. 0: none."""
+
+    flips: bool = True
+    """Mirror left-right and upside-down, each with probability 1/2, in ``turnable_tasks``."""
+
+    rotation_degrees: float = Field(default=10.0, ge=0, le=180)
+    """Turn by an angle up to this, either way, in ``turnable_tasks``. 0: never."""
+
+    brightness: float = Field(default=0.15, ge=0, le=1)
+    contrast: float = Field(default=0.15, ge=0, le=1)
+    """Multiply by a factor of 1 +- this. 0: never."""
+
+    turnable_tasks: tuple[str, ...] = Field(default=("count", "math"), strict=False)
+    """Tasks (``extra_info.task``) whose answers stay right when an image is flipped or turned."""
+
+
+class VogueSettings(Settings):
+    """What a user may set under ``algorithm.vogue``. Defaults are the paper's."""
+
+    section = "vogue"
+
+    base: GroupEstimator = "grpo"
+    """The estimator whose advantages get the bonuses."""
+
+    variant: Literal["paper", "released"] = "paper"
+    """``paper``: noisy groups are rolled out and trained on noisy images. ``released``: the authors' code; every group
+    is rolled out and trained on raw images, and the noisy view of noisy groups is only scored."""
+
+    divergence: Divergence = "sampled"
+    """How far the noisy view moves the policy. ``sampled``: at the sampled token, as in the authors' code. ``exact``:
+    over the whole vocabulary, as in the paper."""
+
+    perception_alpha: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    perception_beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """The bonus for perception is min(|A| / beta, alpha * divergence), in noisy groups."""
+
+    output_alpha: float = Field(default=0.4, ge=0, allow_inf_nan=False)
+    output_beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """The bonus for output is min(|A| / beta, alpha * entropy), in all groups."""
+
+    noisy_start: float = Field(default=1.0, ge=0, le=1)
+    noisy_end: float = Field(default=0.0, ge=0, le=1)
+    """Share of noisy groups at step 0 and at the last step; on a line in between. 0.5 and 0.5: the paper's ablation."""
+
+    noise: NoiseSettings = NoiseSettings()
+    """How images are perturbed."""
+
+
+RESHAPED: Mapping[str, type[PgpoSettings] | type[VogueSettings]] = {"pgpo": PgpoSettings, "vogue": VogueSettings}
+"""Estimators that reshape the advantages of a base estimator, by what scoring a view says."""
+
+
+def group_estimator(algorithm: Any) -> str:
+    """The estimator that turns a group's rewards into advantages: a reshaping one's ``base``, or the run's own."""
+    name = str(algorithm.adv_estimator)
+    return RESHAPED[name].from_algorithm(algorithm).base if name in RESHAPED else name

@@ -7,17 +7,26 @@ view       the policy is shown           used by
 =========  ============================  =============================================
 fused      every source                  the ordinary rollout
 mono(s)    source s alone                MARS: its reward is the anchor
+noisy      every source, perturbed       VOGUE: how far it moves the policy
+blind      no source                     PGPO: how much a token depends on the images
 =========  ============================  =============================================
 
-A view turns a row into another row: the fields that verl's agent loop got from the data set (``raw_prompt``,
-``reward_model``, ...) with the messages and, where the source has its own, the ground truth exchanged. Nothing is
-changed in place; images are passed on, never opened.
+A view that is **rolled out** turns a row into another row: the fields that verl's agent loop got from the data set
+(``raw_prompt``, ``reward_model``, ...) with the messages and, where the source has its own, the ground truth exchanged.
+A view that is **scored** turns a :class:`Trajectory`, a response that is already there, into what the policy is fed to
+say how likely the same response is under the view. Nothing is changed in place.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Generator, Tensor
 
 MonoPrompt = Literal["repeat", "drop"]
 Row = dict[str, Any]
@@ -88,6 +97,142 @@ class Mono:
         if self.source.ground_truth is not None:
             rendered["reward_model"] = dict(row["reward_model"], ground_truth=self.source.ground_truth)
         return rendered
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How images are perturbed, each on its own; every part can be switched off with 0 or False.
+
+    The defaults are the paper's (VOGUE, section 4: flips, rotations, colour jitter and Gaussian noise of sigma 0.4; the
+    angles and the strength of the jitter are those of the authors' code).
+    """
+
+    sigma: float = 0.4
+    """Standard deviation of Gaussian noise on pixels from 0 to 1, at the size at which the model sees the image."""
+    flips: bool = True
+    """Mirror left-right and upside-down, each with probability 1/2."""
+    rotation_degrees: float = 10.0
+    """Turn by an angle up to this, either way; the size stays, corners turn black."""
+    brightness: float = 0.15
+    contrast: float = 0.15
+    """Multiply by a factor of 1 +- this."""
+    turnable_tasks: tuple[str, ...] = ("count", "math")
+    """Tasks whose images may be flipped and rotated. A box or "left of" would be asked of another image than the one
+    that is shown; so rows of other tasks, and rows that do not say their task, are never turned."""
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Every source, perturbed. Same seed, same images."""
+
+    noise: Noise
+    seed: int
+    name: str = "noisy"
+
+    def perturb(self, images: Sequence[Image], task: str | None) -> list[Image]:
+        """The images perturbed, each by draws of its own, at their size and in RGB. ``task``: the row's."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.seed)
+        turned = task in self.noise.turnable_tasks
+        return [self._perturb(image, turned, generator) for image in images]
+
+    def _perturb(self, image: Image, turned: bool, generator: Generator) -> Image:
+        import torch
+        from torchvision.transforms.v2 import functional
+
+        # Functions instead of the random transforms: those draw from torch's global state, and rollouts are threads.
+        mirrored, upside_down, turn, brightness, contrast = torch.rand(5, generator=generator).tolist()
+        pixels = functional.to_dtype(functional.pil_to_tensor(image.convert("RGB")), torch.float32, scale=True)
+        if turned and self.noise.flips and mirrored < 0.5:
+            pixels = functional.horizontal_flip(pixels)
+        if turned and self.noise.flips and upside_down < 0.5:
+            pixels = functional.vertical_flip(pixels)
+        if turned and self.noise.rotation_degrees:
+            pixels = functional.rotate(pixels, (2 * turn - 1) * self.noise.rotation_degrees)
+        pixels = functional.adjust_brightness(pixels, 1 + (2 * brightness - 1) * self.noise.brightness)
+        pixels = functional.adjust_contrast(pixels, 1 + (2 * contrast - 1) * self.noise.contrast)
+        pixels = pixels + self.noise.sigma * torch.randn(pixels.shape, generator=generator)
+        return functional.to_pil_image(functional.to_dtype(pixels.clamp(0, 1), torch.uint8, scale=True))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A response with its prompt, as the policy is fed it: P prompt tokens, R response tokens."""
+
+    prompt: Tensor  # (P,)
+    response: Tensor  # (R,)
+    response_mask: Tensor  # (R,) 1 where the policy sampled the token, 0 where a tool put it there
+    position_ids: Tensor  # (P + R,), or (4, P + R) with mRoPE: place in the sequence, then time, row, column
+    visual_inputs: Mapping[str, Any]
+    """What the processor made of the images (verl's ``multi_modal_inputs``)."""
+
+
+class ScoredView(Protocol):
+    """A view under which a trajectory that is already there can be scored."""
+
+    def show(self, trajectory: Trajectory) -> Trajectory | None:
+        """The trajectory under this view, with every sampled token in its order; ``None``: it is the same there."""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """No source: the visual tokens are dropped, every other token keeps its mRoPE position, there are no pixels.
+
+    For the other tokens this is the same as masking attention to the visual tokens (PGPO, appendix A.1), but costs less
+    the more of the prompt is visual. The place in the sequence is counted anew: transformers reads a gap in it as the
+    border between two packed sequences, and would cut the question off from what stands before the images.
+    """
+
+    visual_tokens: frozenset[int]
+    """Ids of the tokens that stand for pieces of images and videos."""
+    name: str = "blind"
+
+    def show(self, trajectory: Trajectory) -> Trajectory | None:
+        """The trajectory without its visual tokens, a tool's images included; ``None`` where it has none."""
+        import torch
+
+        visual = torch.tensor(sorted(self.visual_tokens), dtype=trajectory.prompt.dtype)
+        in_prompt = ~torch.isin(trajectory.prompt, visual)
+        in_response = ~torch.isin(trajectory.response, visual) | trajectory.response_mask.bool()
+        keep = torch.cat((in_prompt, in_response))
+        if keep.all():
+            return None
+        position_ids = trajectory.position_ids[..., keep]
+        if position_ids.dim() == 2:
+            position_ids = torch.cat((torch.arange(position_ids.shape[1])[None].to(position_ids), position_ids[1:]))
+        return Trajectory(
+            prompt=trajectory.prompt[in_prompt],
+            response=trajectory.response[in_response],
+            response_mask=trajectory.response_mask[in_response],
+            position_ids=position_ids,
+            visual_inputs={},
+        )
+
+
+@dataclass(frozen=True)
+class OtherPixels:
+    """Other pixels under the same tokens: images of another view of the same sizes."""
+
+    visual_inputs: Mapping[str, Any]
+
+    def show(self, trajectory: Trajectory) -> Trajectory | None:
+        """The trajectory with these visual inputs in place of its own."""
+        return replace(trajectory, visual_inputs=self.visual_inputs)
+
+
+def with_images(row: Row, images: Sequence[Image]) -> Row:
+    """The row with its i-th image replaced by ``images[i]``; whatever else an image part says stays.
+
+    Raises:
+        ValueError: another number of images than the row's messages have.
+    """
+    messages = list(row["raw_prompt"])
+    parts = list(_image_parts(messages))
+    if len(parts) != len(images):
+        raise ValueError(f"the prompt has {len(parts)} images, got {len(images)} to replace them with")
+    exchanged = {i: dict(part, image=image) for i, (part, image) in enumerate(zip(parts, images, strict=True))}
+    return dict(row, raw_prompt=_exchange(messages, exchanged))
 
 
 def sources_of_row(row: Mapping[str, Any]) -> tuple[Source, ...]:

@@ -1,0 +1,87 @@
+"""The blind view on a real model: dropping the visual tokens is masking attention to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from verl_mars.toy import model as toy_model
+from verl_mars.toy import world
+from verl_mars.toy.forward import mrope_positions, patches
+from verl_mars.views import Blind, Trajectory
+
+RESPONSE = "<think>top left</think><answer>red</answer><|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def trajectories(processor: Any, scenes: world.Scenes) -> list[Trajectory]:
+    """Three prompts of different lengths with one response."""
+    image = processor.tokenizer.convert_tokens_to_ids(toy_model.IMAGE)
+    response = torch.tensor(processor.tokenizer(RESPONSE)["input_ids"])
+    found = []
+    for row in range(3):
+        prompt = toy_model.tokenize_prompt(processor.tokenizer, scenes.messages(row))
+        places = mrope_positions(prompt, image, len(response))
+        position_ids = torch.cat((torch.arange(places.shape[1])[None], places))  # as verl has them
+        pixels = patches(np.asarray(scenes.images[row])).flatten(0, 1)
+        visual = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]] * world.IMAGES)}
+        found.append(Trajectory(torch.tensor(prompt), response, torch.ones_like(response), position_ids, visual))
+    return found
+
+
+@pytest.fixture(scope="module")
+def blind(processor: Any) -> Blind:
+    token = processor.tokenizer.convert_tokens_to_ids
+    return Blind(frozenset({token(toy_model.IMAGE), token(toy_model.VIDEO)}))
+
+
+def log_probs(model: Any, shown: Trajectory, mask: torch.Tensor | None) -> torch.Tensor:
+    """(R,) of the response tokens; ``mask`` None: attention as transformers reads it from the positions."""
+    ids = torch.cat((shown.prompt, shown.response))[None]
+    logits = model(
+        input_ids=ids, position_ids=shown.position_ids[:, None], attention_mask=mask, **shown.visual_inputs
+    ).logits
+    start = len(shown.prompt)
+    every = torch.log_softmax(logits[0, start - 1 : -1], dim=-1)
+    return every.gather(1, shown.response[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@torch.no_grad()
+def test_dropping_visual_tokens_is_masking_attention_to_them(
+    lively_model: Any, trajectories: list[Trajectory], blind: Blind, packed: bool
+) -> None:
+    for trajectory in trajectories:
+        shown = blind.show(trajectory)
+        assert shown is not None and len(shown.prompt) == len(trajectory.prompt) - 8
+        count = len(shown.prompt) + len(shown.response)
+        # verl passes a mask for padded batches and none for packed ones; then the first row of positions counts.
+        dropped = log_probs(lively_model, shown, None if packed else torch.ones(1, count, dtype=torch.long))
+
+        ids = torch.cat((trajectory.prompt, trajectory.response))
+        seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+        visual = torch.isin(ids, torch.tensor(sorted(blind.visual_tokens)))
+        seen &= ~visual[None, :] | torch.eye(len(ids), dtype=torch.bool)  # a visual token may see itself: nobody asks
+        masked = log_probs(lively_model, trajectory, seen[None, None])
+        torch.testing.assert_close(dropped, masked, atol=1e-4, rtol=0)
+
+        fused = log_probs(lively_model, trajectory, torch.ones(1, len(ids), dtype=torch.long))
+        assert (dropped - fused).abs().max() > 1e-2, "or the test would prove nothing"
+
+
+def test_every_other_token_keeps_its_mrope_position(trajectories: list[Trajectory], blind: Blind) -> None:
+    shown = blind.show(trajectories[0])
+    assert shown is not None
+    ids = torch.cat((trajectories[0].prompt, trajectories[0].response))
+    kept = ~torch.isin(ids, torch.tensor(sorted(blind.visual_tokens)))
+    assert torch.equal(shown.position_ids[1:], trajectories[0].position_ids[1:, kept])
+    assert shown.position_ids[0].tolist() == list(range(int(kept.sum())))
+    assert shown.visual_inputs == {}
+
+
+def test_without_visual_tokens_there_is_nothing_to_score(trajectories: list[Trajectory], blind: Blind) -> None:
+    shown = blind.show(trajectories[0])
+    assert shown is not None and blind.show(shown) is None

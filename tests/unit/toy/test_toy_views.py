@@ -42,7 +42,11 @@ def log_probs(model: Any, shown: Trajectory, mask: torch.Tensor | None) -> torch
     """(R,) of the response tokens; ``mask`` None: attention as transformers reads it from the positions."""
     ids = torch.cat((shown.prompt, shown.response))[None]
     logits = model(
-        input_ids=ids, position_ids=shown.position_ids[:, None], attention_mask=mask, **shown.visual_inputs
+        input_ids=ids,
+        position_ids=shown.position_ids[:, None],
+        attention_mask=mask,
+        use_cache=False,  # as verl; with a cache transformers does not look for packed sequences
+        **shown.visual_inputs,
     ).logits
     start = len(shown.prompt)
     every = torch.log_softmax(logits[0, start - 1 : -1], dim=-1)

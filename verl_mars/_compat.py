@@ -40,6 +40,17 @@ def exchange_replay_buffer_class(buffer: Any, sync_class: type, async_class: typ
         buffer.__class__ = ours
 
 
+def data_parallel_size(worker_group: Any) -> int:
+    """The number of data-parallel ranks of verl's actor workers.
+
+    verl cuts a batch among its ranks and refuses one that does not divide. It asks the workers themselves who is which
+    rank, in ``_balance_batch``, by a private method. Goes when the worker group says it.
+    """
+    if "actor" not in worker_group._dispatch_info:
+        worker_group._dispatch_info["actor"] = worker_group._query_dispatch_info("actor")
+    return max(worker_group._dispatch_info["actor"]) + 1
+
+
 _torchvision_ops: Any = None
 
 

@@ -18,7 +18,7 @@ import wrapt
 from verl_mars import _compat
 
 SUPPORTED_VERL = ">=0.9.1,<0.10"
-ESTIMATORS = {"mars": "verl_mars.trainer.estimators:mars"}
+ESTIMATORS = {name: f"verl_mars.trainer.estimators:{name}" for name in ("mars", "pgpo", "vogue")}
 REWARD_MANAGERS = {"mars": "verl_mars.reward.manager:MarsRewardManager"}
 TRAINER_MODES = {
     "mars_sync": "verl_mars.trainer.modes:MarsTrainerSync",

@@ -11,7 +11,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat
 from verl_mars.rollout.anchors import KNOWN_FIELD, Anchor, Anchors
-from verl_mars.settings import MarsSettings
+from verl_mars.settings import MarsSettings, group_estimator
 from verl_mars.views import Mono, Row, Source, sources_of_row
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class MarsAgentLoopWorker(_Worker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mars = MarsSettings.from_algorithm(self.config.algorithm)
-        self.with_anchors = self.config.algorithm.adv_estimator == "mars"
+        self.with_anchors = group_estimator(self.config.algorithm) == "mars"
         rollout = self.config.actor_rollout_ref.rollout
         self.seeds_sessions = rollout.name in _SEEDED_ENGINES or bool(rollout.get("full_determinism", False))
         self.anchors_of_prompt: dict[str, asyncio.Task[Anchors]] = {}

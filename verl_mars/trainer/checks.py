@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from verl_mars.register import TRAINER_MODES
-from verl_mars.settings import MarsSettings
+from verl_mars.settings import RESHAPED, MarsSettings, group_estimator
 
 MANAGER_CLASS = "verl_mars.rollout.manager.MarsAgentLoopManager"
 
@@ -27,18 +27,30 @@ def raise_on_faults(config: DictConfig) -> None:
 
 def uses_anchors(config: DictConfig) -> bool:
     """Whether a run rolls out mono sessions."""
-    return config.algorithm.adv_estimator == "mars"
+    return group_estimator(config.algorithm) == "mars"
+
+
+def scores_views(config: DictConfig) -> bool:
+    """Whether a run scores its responses under another view."""
+    return config.algorithm.adv_estimator in RESHAPED
 
 
 def config_faults(config: DictConfig) -> Iterator[str]:
     """A sentence for each setting that cannot work, naming key, value and what is allowed."""
     yield from _estimator_faults(config)
     yield from _separate_faults(config)
-    if not uses_anchors(config):
+    try:
+        if not (uses_anchors(config) or scores_views(config)):
+            return
+    except ValueError:  # the faults of an estimator's settings are named already
         return
-    yield from _mars_faults(config)
+    yield from _mode_faults(config)
     yield from _rollout_faults(config)
-    yield from _filter_faults(config)
+    if uses_anchors(config):
+        yield from _anchor_faults(config)
+        yield from _filter_faults(config)
+    if scores_views(config):
+        yield from _scoring_faults(config)
 
 
 def _estimator_faults(config: DictConfig) -> Iterator[str]:
@@ -48,23 +60,47 @@ def _estimator_faults(config: DictConfig) -> Iterator[str]:
     known = sorted({*ADV_ESTIMATOR_REGISTRY, AdvantageEstimator.GAE.value})
     if name not in known:
         yield f"algorithm.adv_estimator = {name!r} is not registered with verl; known: {', '.join(known)}"
-    if "mars" in config.algorithm and not uses_anchors(config):
-        return  # a recipe whose estimator was changed on the command line, to compare
     try:
-        MarsSettings.from_algorithm(config.algorithm)
+        # Sections of other estimators are not looked at: a recipe may be changed on the command line, to compare.
+        if name in RESHAPED:
+            RESHAPED[name].from_algorithm(config.algorithm)
+        if uses_anchors(config):
+            MarsSettings.from_algorithm(config.algorithm)
     except ValueError as error:
         yield from str(error).split("\n")
 
 
-def _mars_faults(config: DictConfig) -> Iterator[str]:
-    mode = config.trainer.v1.trainer_mode
+def _mode_faults(config: DictConfig) -> Iterator[str]:
+    name, mode = config.algorithm.adv_estimator, config.trainer.v1.trainer_mode
     if not config.trainer.use_v1:
-        yield "trainer.use_v1 = False: algorithm.adv_estimator=mars needs verl's v1 trainer; set it to true"
+        yield f"trainer.use_v1 = False: algorithm.adv_estimator={name} needs verl's v1 trainer; set it to true"
     if mode not in TRAINER_MODES:
+        lacks = "rolls out no anchors" if uses_anchors(config) else "scores no view"
         yield (
-            f"trainer.v1.trainer_mode = {mode!r} rolls out no anchors; "
-            f"algorithm.adv_estimator=mars needs one of {', '.join(TRAINER_MODES)}"
+            f"trainer.v1.trainer_mode = {mode!r} {lacks}; "
+            f"algorithm.adv_estimator={name} needs one of {', '.join(TRAINER_MODES)}"
         )
+
+
+def _scoring_faults(config: DictConfig) -> Iterator[str]:
+    name, actor = config.algorithm.adv_estimator, config.actor_rollout_ref.actor
+    correction = config.algorithm.get("rollout_correction", None)
+    if correction and correction.get("bypass_mode", False):
+        yield (
+            f"algorithm.rollout_correction.bypass_mode = True with adv_estimator={name}: the fused log-probs would be "
+            "the rollout engine's and the other view's the actor's, and their difference no dependency on the images; "
+            "set it to false"
+        )
+    for engine in ("megatron", "veomni"):
+        mode = OmegaConf.select(actor, f"{engine}.router_replay.mode", default="disabled")
+        if actor.strategy == engine and mode != "disabled":
+            yield (
+                f"actor_rollout_ref.actor.{engine}.router_replay.mode = {mode!r} with adv_estimator={name}: the "
+                "recorded routing belongs to the fused view's tokens and does not fit another view; set it to disabled"
+            )
+
+
+def _anchor_faults(config: DictConfig) -> Iterator[str]:
     if config.algorithm.use_kl_in_reward:
         yield (
             "algorithm.use_kl_in_reward = True with adv_estimator=mars: the fused rewards would carry a KL penalty and "

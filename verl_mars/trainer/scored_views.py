@@ -1,0 +1,114 @@
+"""What the ``mars_*`` trainer modes add for estimators that compare the responses under two views."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import open_dict
+from tensordict import NonTensorStack, TensorDict
+from transfer_queue import KVBatchMeta
+
+from verl_mars import _compat
+from verl_mars.rollout.branches import NOISY, OTHER_VISUAL_INPUTS
+from verl_mars.settings import RESHAPED
+from verl_mars.trainer.estimators import ViewScope, view_scope
+from verl_mars.trainer.keys import last_outputs, real_rows
+from verl_mars.trainer.scoring import FIELDS, read_trajectories, rows_of, score_views
+from verl_mars.views import Blind, OtherPixels, ScoredView
+
+VIEW_LOG_PROBS = "view_log_probs"
+"""Field of a training row: the log-probs of its response under the scored view."""
+
+
+class ScoredViewsMixin:
+    """Scores the view that the run's estimator compares with, hands it over and passes its metrics on.
+
+    To be put before :class:`~verl_mars.trainer.mixin.AnchorsMixin`. Does nothing for other estimators.
+    """
+
+    _token_values: Mapping[str, Mapping[str, Any]] | None = None
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()  # type: ignore[misc]
+        with open_dict(self.config):  # type: ignore[attr-defined]
+            # VOGUE's annealing ends with the training; the rollout workers have the configuration only.
+            self.config.trainer.total_training_steps = self.total_training_steps  # type: ignore[attr-defined]
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        name = self.config.algorithm.adv_estimator  # type: ignore[attr-defined]
+        if name not in RESHAPED:
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        start = time.monotonic()
+        scope = self._score_views(name, batch)
+        metrics["timing_s/score_view"] = time.monotonic() - start
+        with view_scope(scope):
+            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        metrics.update(scope.metrics)
+        return batch
+
+    def _score_views(self, name: str, batch: KVBatchMeta) -> ViewScope:
+        """Score the batch's responses and store the result with the training rows."""
+        fields = [*FIELDS, *(("entropy", NOISY, OTHER_VISUAL_INPUTS) if name == "vogue" else ())]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        real = real_rows(batch.tags)
+        noisy = torch.tensor(_compat.as_list(data[NOISY])) & real if NOISY in data else torch.zeros_like(real)
+        if name == "vogue":
+            others = _compat.as_list(data[OTHER_VISUAL_INPUTS])
+            views: list[ScoredView | None] = [OtherPixels(o) if n else None for o, n in zip(others, noisy, strict=True)]
+        else:
+            blind = Blind(self._visual_tokens())
+            views = [blind if counts else None for counts in real]
+
+        config = self.config.actor_rollout_ref  # type: ignore[attr-defined]
+        workers = self.actor_rollout_wg  # type: ignore[attr-defined]
+        multiple = _compat.data_parallel_size(workers)
+        if not config.actor.use_dynamic_bsz:
+            multiple *= config.rollout.log_prob_micro_batch_size_per_gpu
+        old = rows_of(data["old_log_probs"])
+        scored, _ = score_views(
+            batch.keys, read_trajectories(data), views, old, workers, config.rollout.temperature, multiple
+        )
+        results: dict[str, Any] = {VIEW_LOG_PROBS: _nested(scored)}
+        if name == "vogue":
+            results[OTHER_VISUAL_INPUTS] = NonTensorStack(*({} for _ in views))  # pixels that nobody needs any more
+        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(results, len(batch)))
+        return ViewScope(
+            log_probs=_padded(old),
+            view_log_probs=_padded(scored),
+            entropy=_padded(rows_of(data["entropy"])) if "entropy" in data else None,
+            noisy=noisy,
+            real=real,
+            last_output=last_outputs(batch.keys),
+        )
+
+    def _visual_tokens(self) -> frozenset[int]:
+        from verl.utils.tokenizer import get_processor_token_id
+
+        processor = self.processor  # type: ignore[attr-defined]
+        found = (get_processor_token_id(processor, kind) for kind in ("image", "video"))
+        tokens = frozenset(token for token in found if token is not None)
+        if not tokens:
+            raise ValueError(
+                "the processor of actor_rollout_ref.model.path names no image token, so that the blind view cannot be "
+                "made; algorithm.adv_estimator=pgpo needs a vision-language model"
+            )
+        return tokens
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: Mapping[str, float], *args: Any, **kwargs: Any
+    ) -> Any:
+        result = super()._compute_metrics(batch, metrics, timing_raw, *args, **kwargs)  # type: ignore[misc]
+        if "timing_s/score_view" in metrics and timing_raw.get("step"):
+            metrics["perf/score_view_share"] = metrics["timing_s/score_view"] / timing_raw["step"]
+        return result
+
+
+def _nested(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
+def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
+    """(B, T) in float64, 0 beyond a row's end."""
+    return torch.nn.utils.rnn.pad_sequence([row.double() for row in rows], batch_first=True)

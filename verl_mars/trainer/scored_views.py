@@ -16,6 +16,7 @@ from verl_mars.settings import RESHAPED
 from verl_mars.trainer.estimators import ViewScope, view_scope
 from verl_mars.trainer.keys import last_outputs, real_rows
 from verl_mars.trainer.scoring import FIELDS, read_trajectories, rows_of, score_views
+from verl_mars.trainer.token_dump import TokenDump
 from verl_mars.views import Blind, OtherPixels, ScoredView
 
 VIEW_LOG_PROBS = "view_log_probs"
@@ -28,7 +29,7 @@ class ScoredViewsMixin:
     To be put before :class:`~verl_mars.trainer.mixin.AnchorsMixin`. Does nothing for other estimators.
     """
 
-    _token_values: Mapping[str, Mapping[str, Any]] | None = None
+    _tokens: TokenDump | None = None
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()  # type: ignore[misc]
@@ -46,6 +47,9 @@ class ScoredViewsMixin:
         with view_scope(scope):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         metrics.update(scope.metrics)
+        if self.config.trainer.get("rollout_data_dir"):  # type: ignore[attr-defined]
+            self._tokens = self._tokens or TokenDump(self.tokenizer)  # type: ignore[attr-defined]
+            self._tokens.add(batch, scope.tokens)
         return batch
 
     def _score_views(self, name: str, batch: KVBatchMeta) -> ViewScope:
@@ -103,6 +107,15 @@ class ScoredViewsMixin:
         if "timing_s/score_view" in metrics and timing_raw.get("step"):
             metrics["perf/score_view_share"] = metrics["timing_s/score_view"] / timing_raw["step"]
         return result
+
+
+    def _dump_generations(
+        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+    ) -> None:
+        extra = reward_extra_infos_dict
+        if self._tokens is not None and self._tokens.has(extra.get("uid", [])):
+            extra = {**extra, **self._tokens.take(extra["uid"])}
+        super()._dump_generations(inputs, outputs, gts, scores, extra, dump_path)  # type: ignore[misc]
 
 
 def _nested(rows: list[torch.Tensor]) -> torch.Tensor:

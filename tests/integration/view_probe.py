@@ -1,0 +1,42 @@
+"""Loaded into every process of a run (VERL_USE_EXTERNAL_MODULES): writes down what scoring a view made of each step."""
+
+import json
+import os
+from pathlib import Path
+
+import wrapt
+
+FIELDS = ["prompts", "responses", "response_mask", "old_log_probs", "view_log_probs", "entropy", "advantages"]
+
+
+def _install(_v1):
+    import transfer_queue as tq
+
+    from verl_mars import _compat
+    from verl_mars.trainer.modes import MarsTrainerSync
+
+    original = MarsTrainerSync._compute_advantage
+
+    def compute_advantage(self, batch, metrics):
+        batch = original(self, batch, metrics)
+        noisy = ["vogue_noisy", "other_visual_inputs"] if self.config.algorithm.adv_estimator == "vogue" else []
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=[*FIELDS, "uid", "rm_scores", *noisy]
+        )
+        columns = {name: [row.tolist() for row in data[name].unbind()] for name in FIELDS}
+        columns["uid"] = _compat.as_list(data["uid"])
+        columns["reward"] = [row.sum().item() for row in data["rm_scores"].unbind()]
+        if noisy:
+            columns["noisy"] = _compat.as_list(data["vogue_noisy"])
+            columns["pixels_left"] = [len(inputs) for inputs in _compat.as_list(data["other_visual_inputs"])]
+        columns["is_padding"] = [bool(tag.get("is_padding", False)) for tag in batch.tags]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        left = sorted(tq.kv_list("mars_views").get("mars_views", {}))
+        with (Path(os.environ["VIEW_PROBE_DIR"]) / f"step{self.global_steps}.json").open("w") as file:
+            json.dump({"rows": rows, "left": left}, file)
+        return batch
+
+    MarsTrainerSync._compute_advantage = compute_advantage
+
+
+wrapt.register_post_import_hook(_install, "verl.trainer.ppo.v1")

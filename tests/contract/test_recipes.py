@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 import verl_mars
 from verl_mars.doctor import compose_recipe, inspect_recipe
+from verl_mars.settings import RESHAPED
 
 RECIPES_FOLDER = Path(verl_mars.__file__).parent.parent / "recipes"
 RECIPES = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml") if path.stem != "base")
@@ -16,7 +17,8 @@ OVERLAYS = {
     group: sorted(path.stem for path in (RECIPES_FOLDER / group).glob("*.yaml"))
     for group in ("model", "hardware", "dataset")
 }
-FULL = ("grpo", "dapo", "mars_grpo", "mars_dapo")
+SIBLINGS = ("pgpo_grpo", "pgpo_dapo", "vogue_grpo", "vogue_dapo", "mars_pgpo_dapo")
+FULL = ("grpo", "dapo", "mars_grpo", "mars_dapo", *SIBLINGS)
 
 
 def leaves(tree, prefix=""):
@@ -80,6 +82,8 @@ def test_overlays_of_different_groups_touch_different_keys():
 
 NEW_KEYS = (
     "algorithm.mars.",
+    "algorithm.pgpo.",
+    "algorithm.vogue.",
     "actor_rollout_ref.rollout.limit_images",  # known to verl's dataclass, not in its YAML
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.",  # likewise
     "actor_rollout_ref.ref.fsdp_config.mixed_precision.",
@@ -157,6 +161,66 @@ AUTHORS_DAPO = AUTHORS | {
 def test_the_authors_settings_are_the_defaults(recipe, settings):
     config = composed(recipe)
     assert {key: config[key] for key in settings} == settings
+
+
+PGPO = {
+    "data.train_batch_size": 384,
+    "data.max_response_length": 2048,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
+    "actor_rollout_ref.actor.optim.lr": 1e-6,
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "actor_rollout_ref.rollout.n": 5,
+    "actor_rollout_ref.rollout.top_p": 0.99,
+    "reward.reward_kwargs.accuracy_weight": 0.9,
+    "reward.reward_kwargs.format_weight": 0.1,
+    "algorithm.pgpo.tau": 0.4,
+    "algorithm.pgpo.beta": 2.0,
+}
+VOGUE = {
+    "data.train_batch_size": 256,
+    "data.max_response_length": 2048,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
+    "actor_rollout_ref.actor.optim.lr": 1e-6,
+    "actor_rollout_ref.actor.optim.weight_decay": 0.01,
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "actor_rollout_ref.rollout.n": 5,
+    "actor_rollout_ref.rollout.temperature": 1.0,
+    "trainer.total_training_steps": 200,
+    "algorithm.vogue.variant": "paper",
+    "algorithm.vogue.noise.sigma": 0.4,
+    "algorithm.vogue.perception_alpha": 1.0,
+    "algorithm.vogue.perception_beta": 2.0,
+    "algorithm.vogue.output_alpha": 0.4,
+    "algorithm.vogue.output_beta": 2.0,
+}
+CLIP_HIGHER = {
+    "actor_rollout_ref.actor.clip_ratio_low": 0.2,
+    "actor_rollout_ref.actor.clip_ratio_high": 0.28,
+    "algorithm.filter_groups.enable": True,
+    "reward.reward_kwargs.overlong_buffer_cfg.enable": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("pgpo_grpo", PGPO),
+        ("pgpo_dapo", PGPO | CLIP_HIGHER),
+        ("vogue_grpo", VOGUE),
+        ("vogue_dapo", VOGUE | CLIP_HIGHER),
+        ("mars_pgpo_dapo", AUTHORS_DAPO | {"algorithm.pgpo.base": "mars"}),
+    ],
+)
+def test_the_papers_settings_are_the_defaults(recipe, settings):
+    config = composed(recipe)
+    assert {key: config[key] for key in settings} == settings
+
+
+@pytest.mark.parametrize("name", ["pgpo", "vogue"])
+def test_a_recipe_shows_the_defaults_of_its_settings(name):
+    """Or a reader of the recipe would be told something else than one of the documentation."""
+    shown = OmegaConf.to_container(compose_recipe(f"toy_{name}_grpo").algorithm[name])
+    assert RESHAPED[name].from_algorithm({name: shown}) == RESHAPED[name]()
 
 
 def test_a_row_of_6_views_and_an_answer_fit_into_the_engine_and_into_a_micro_batch():

@@ -108,7 +108,6 @@ class ScoredViewsMixin:
             metrics["perf/score_view_share"] = metrics["timing_s/score_view"] / timing_raw["step"]
         return result
 
-
     def _dump_generations(
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
     ) -> None:

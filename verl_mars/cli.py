@@ -71,12 +71,32 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 40,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     track: Annotated[str, typer.Option(help="`default` or `interference`.")] = "default",
-    algorithm: Annotated[str, typer.Option(help="`mars` or `grpo`.")] = "mars",
+    algorithm: Annotated[str, typer.Option(help="`mars`, `grpo`, `pgpo` or `vogue`.")] = "mars",
 ) -> None:
     """A MARS training run on a CPU: the toy world, a warm start, training with verl, evaluation, pictures."""
     from verl_mars.toy.demo import demo as run
 
     run(out=out, steps=steps, seed=seed, track=track, algorithm=algorithm)
+
+
+@app.command("show-tokens")
+def show_tokens(
+    dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir, of a run with pgpo or vogue.")],
+    out: Annotated[Path, typer.Option(help="Where tokens.html and tokens.png go.")] = Path("outputs/tokens"),
+    count: Annotated[int, typer.Option(min=1, max=100, help="Responses to show.")] = 6,
+    value: Annotated[str | None, typer.Option(help="dependency, uncertainty or weight.")] = None,
+) -> None:
+    """Responses with each token shaded by how much it depends on the images, next to the images."""
+    from verl_mars.show_tokens import show
+
+    console = Console(soft_wrap=True)
+    try:
+        files = show(dump, out, count, value)
+    except ValueError as error:
+        console.print(f"[red]fault[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from None
+    for file in files:
+        console.print(str(file), highlight=False)
 
 
 def main() -> None:

@@ -161,3 +161,41 @@ def test_the_trainer_mode_refuses_with_all_faults_at_once():
 def test_another_estimator_in_a_mars_mode_is_left_alone():
     """The other arm of a comparison: no anchors, and no complaint about settings of `mars`."""
     assert faults("algorithm.adv_estimator=grpo") == []
+
+
+# ---------------------------------------------------------------- estimators that score a view
+
+
+@pytest.mark.parametrize("recipe", ["toy_pgpo_grpo", "toy_vogue_grpo", "toy_mars_pgpo_dapo"])
+def test_recipes_that_score_a_view_are_fine(recipe):
+    assert list(recipe_faults(recipe)) == []
+
+
+@pytest.mark.parametrize("name", ["pgpo", "vogue"])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.v1.trainer_mode=sync", ["trainer.v1.trainer_mode = 'sync' scores no view", "mars_sync"]),
+        ("trainer.use_v1=false", ["trainer.use_v1 = False", "set it to true"]),
+        ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n = 1"]),
+        ("algorithm.rollout_correction.bypass_mode=true", ["bypass_mode = True", "set it to false"]),
+        ("algorithm.{}.divergence=exact", ["divergence = 'exact'", "not available yet"]),
+        ("algorithm.{}.base=gae", ["base = 'gae'", "'grpo'", "'mars'"]),
+        ("+algorithm.{}.bais=grpo", ["bais is not a setting", "base"]),
+    ],
+)
+def test_what_cannot_score_a_view_is_named(name, override, words):
+    found = list(recipe_faults(f"toy_{name}_grpo", [override.format(name)]))
+    assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+def test_a_base_of_mars_brings_the_checks_of_mars():
+    found = list(recipe_faults("toy_pgpo_grpo", ["algorithm.pgpo.base=mars", "algorithm.use_kl_in_reward=true"]))
+    assert len(found) == 1 and "algorithm.use_kl_in_reward = True" in found[0], found
+
+
+@pytest.mark.parametrize(("variant", "count"), [("paper", 1), ("released", 0)])
+def test_anchors_of_noisy_groups_are_not_kept(variant, count):
+    overrides = ["algorithm.vogue.base=mars", f"algorithm.vogue.variant={variant}", "+algorithm.mars.anchor_every=2"]
+    found = list(recipe_faults("toy_vogue_grpo", overrides))
+    assert len(found) == count and all("anchor_every = 2" in fault for fault in found), found

@@ -1,33 +1,248 @@
-"""Real Ray, verl and FSDP on the CPU: PGPO and VOGUE train, and what they score is what the model says."""
+"""Real Ray, verl and FSDP on the CPU: what is scored under another view is what the model says of it.
 
+
+The weights are random, so a reward that looks at letters tells the answers apart.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
+
+from verl_mars.algos.pgpo import sampled_dependency, token_weights
+from verl_mars.algos.vogue import sampled_divergence, sampled_entropy
 
 pytestmark = pytest.mark.integration
 
+SCENES = 16  # of the session's training file
+LETTERS = (
+    "reward.custom_reward_function.path=pkg://letters_reward",
+    "reward.custom_reward_function.name=compute_score",
+)
+
 
 @pytest.fixture(scope="module")
-def pgpo_run(small_run):
-    return small_run("toy_pgpo_grpo")
+def run_with_probe(small_run, tmp_path_factory):
+    """A function: two steps of a recipe, with what the probe and the dump wrote down."""
+
+    def run(recipe, *overrides):
+        folder = tmp_path_factory.mktemp(recipe)
+        dump = f"trainer.rollout_data_dir={folder / 'dump'}"
+        options = {"modules": ["view_probe"], "env": {"VIEW_PROBE_DIR": str(folder)}}
+        result = small_run(recipe, *LETTERS, dump, *overrides, **options)
+        result.steps = {step: json.loads((folder / f"step{step}.json").read_text()) for step in (1, 2)}
+        result.dump = [json.loads(line) for line in (folder / "dump" / "1.jsonl").read_text().splitlines()]
+        return result
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def vogue_run(small_run):
-    return small_run("toy_vogue_grpo")
+def pgpo_run(run_with_probe):
+    """3 prompts x 4 rollouts are padded to 16 rows: mini-batches of 2 x 4."""
+    return run_with_probe("toy_pgpo_grpo", "data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_size=2")
 
 
-def test_pgpo_reports_its_dependency(pgpo_run):
+@pytest.fixture(scope="module")
+def vogue_run(run_with_probe):
+    return run_with_probe("toy_vogue_grpo")
+
+
+@pytest.fixture(scope="module")
+def released_run(run_with_probe):
+    """The authors' variant over the advantages of MARS, with dynamic sampling."""
+    return run_with_probe("toy_vogue_dapo", "algorithm.vogue.base=mars", "algorithm.vogue.variant=released")
+
+
+class Toy:
+    """The untrained model's own opinion, by the toy's forward pass: none of verl's code, none of the views'."""
+
+    def __init__(self, folder):
+        from verl_mars.toy import forward, world
+        from verl_mars.toy.evaluate import load
+
+        self.forward, (self.model, _) = forward, load(folder)
+        self.image = self.model.config.image_token_id
+        images = np.asarray(world.make_scenes(SCENES, [0, SCENES]).images)
+        self.pixels = [forward.patches(pair) for pair in images]
+
+    @torch.no_grad()
+    def fused(self, row):
+        """Log-probs of a row's response with its own raw images."""
+        response = torch.tensor([row["responses"]])
+        prompts = self.forward.batch_prompts([row["prompts"]], self.image, 0, response.shape[1])
+        visual = self.forward.see(self.model, self.pixels[row["index"]])[None]
+        return self.forward.response_log_probs(self.model, prompts, visual, response)[0]
+
+    @torch.no_grad()
+    def blind(self, row):
+        """Log-probs of a row's response with attention to the visual tokens masked."""
+        ids = torch.tensor([*row["prompts"], *row["responses"]])
+        places = self.forward.mrope_positions(row["prompts"], self.image, len(row["responses"]))
+        seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+        seen &= (ids != self.image)[None] | torch.eye(len(ids), dtype=torch.bool)
+        words = self.model.model.language_model.embed_tokens(ids[None])
+        hidden = self.model.model.language_model(
+            inputs_embeds=words, attention_mask=seen[None, None], position_ids=places[:, None], use_cache=False
+        ).last_hidden_state[0, len(row["prompts"]) - 1 : -1]
+        every = torch.log_softmax(self.model.lm_head(hidden), dim=-1)
+        return every.gather(1, ids[len(row["prompts"]) :, None])[:, 0]
+
+
+@pytest.fixture(scope="module")
+def toy(tiny_model):
+    return Toy(tiny_model)
+
+
+def real(run, step):
+    return [row for row in run.steps[step]["rows"] if not row["is_padding"]]
+
+
+def grpo(rows):
+    """The advantage of each row within its group."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["uid"], []).append(row["reward"])
+    spread = {uid: (np.mean(rewards), np.std(rewards, ddof=1) + 1e-6) for uid, rewards in groups.items()}
+    return [(row["reward"] - spread[row["uid"]][0]) / spread[row["uid"]][1] for row in rows]
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# ---------------------------------------------------------------- PGPO
+
+
+def test_blind_log_probs_are_the_models_own(pgpo_run, toy):
+    for row in real(pgpo_run, 1):
+        torch.testing.assert_close(tensor(row["view_log_probs"]), toy.blind(row).double(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(tensor(row["old_log_probs"]), toy.fused(row).double(), atol=1e-4, rtol=0)
+
+
+def test_pgpo_spreads_the_advantage_of_grpo(pgpo_run):
     for step in (1, 2):
-        metrics = pgpo_run.metrics[step]
-        assert metrics["pgpo/dependency_mean"] > 0
+        rows = real(pgpo_run, step)
+        assert any(row["reward"] != rows[0]["reward"] for row in rows)
+        for row, base in zip(rows, grpo(rows), strict=True):
+            dependency = sampled_dependency(tensor([row["old_log_probs"]]), tensor([row["view_log_probs"]]))
+            expected = base * token_weights(dependency, torch.ones_like(dependency))[0]
+            torch.testing.assert_close(tensor(row["advantages"]), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_padding_is_neither_scored_nor_trained_on(pgpo_run):
+    padding = [row for row in pgpo_run.steps[1]["rows"] if row["is_padding"]]
+    assert len(padding) == 4
+    for row in padding:
+        assert set(row["advantages"]) == {0.0} and row["view_log_probs"] == row["old_log_probs"]
+
+
+def test_the_partition_of_the_view_is_cleared(pgpo_run, vogue_run):
+    assert [run.steps[step]["left"] for run in (pgpo_run, vogue_run) for step in (1, 2)] == [[]] * 4
+
+
+def test_metrics_of_pgpo(pgpo_run):
+    for step in (1, 2):
+        metrics, rows = pgpo_run.metrics[step], real(pgpo_run, step)
+        each = [sampled_dependency(tensor([r["old_log_probs"]]), tensor([r["view_log_probs"]]))[0] for r in rows]
+        assert metrics["pgpo/dependency_mean"] == pytest.approx(torch.cat(each).mean().item(), rel=1e-4)
         assert 0 < metrics["pgpo/boosted_tokens"] < 1
-        assert 0 < metrics["timing_s/score_view"] < metrics["timing_s/step"]
-        assert metrics["perf/score_view_share"] == pytest.approx(
-            metrics["timing_s/score_view"] / metrics["timing_s/step"]
-        )
+        share = metrics["timing_s/score_view"] / metrics["timing_s/step"]
+        assert 0 < metrics["perf/score_view_share"] == pytest.approx(share)
 
 
-def test_vogue_reports_its_branch(vogue_run):
-    assert vogue_run.metrics[1]["vogue/noisy_share"] == pytest.approx(0.5, abs=0.4)
-    assert vogue_run.metrics[1]["vogue/uncertainty"] > 0
+def test_every_token_is_dumped_with_its_dependency(pgpo_run):
+    assert len(pgpo_run.dump) == len(pgpo_run.steps[1]["rows"])
+    by_key = {tuple(row["responses"]): row for row in real(pgpo_run, 1)}
+    assert by_key
+    for line in pgpo_run.dump:
+        count = len(line["tokens"])
+        assert count == len(line["dependency"]) == len(line["weight"]) == len(line["sampled"]) > 0
+        assert len(line["images"]) == 2 and all(Path(image).is_file() for image in line["images"])
+        assert sum(line["weight"]) == pytest.approx(sum(line["sampled"]), abs=1e-3)
+        assert {"input", "output", "score"} <= line.keys()
+
+
+# ---------------------------------------------------------------- VOGUE, as in the paper
+
+
+def test_a_group_is_noisy_as_a_whole_and_never_at_the_last_step(vogue_run):
+    groups = {}
+    for row in real(vogue_run, 1):
+        groups.setdefault(row["uid"], set()).add(row["noisy"])
+    assert all(len(kinds) == 1 for kinds in groups.values()) and {True, False} == set.union(*groups.values())
+    share = sum(True in kinds for kinds in groups.values()) / len(groups)
+    assert vogue_run.metrics[1]["vogue/noisy_share"] == pytest.approx(share)
     assert vogue_run.metrics[2]["vogue/noisy_share"] == 0  # the annealing ends with the training
     assert "vogue/uncertainty" not in vogue_run.metrics[2]
+
+
+def test_noisy_groups_are_rolled_out_on_noisy_images_and_scored_on_raw_ones(vogue_run, toy):
+    moved = 0.0
+    for row in real(vogue_run, 1):
+        fused = toy.fused(row).double()
+        torch.testing.assert_close(tensor(row["view_log_probs"]), fused, atol=1e-4, rtol=0)
+        if row["noisy"]:
+            moved = max(moved, (tensor(row["old_log_probs"]) - fused).abs().max().item())
+    assert moved > 1e-3
+    # What the engine sampled from is what the actor is trained on.
+    assert vogue_run.metrics[1]["rollout_corr/log_ppl_abs_diff"] < 1e-3
+
+
+def test_pixels_of_the_other_view_are_not_kept(vogue_run, released_run):
+    for run in (vogue_run, released_run):
+        assert {row["pixels_left"] for row in run.steps[1]["rows"]} == {0}
+
+
+def bonus(advantage, uncertainty, alpha, beta=2.0):
+    return torch.minimum(tensor(advantage).abs() / beta, alpha * uncertainty)
+
+
+def test_vogue_adds_the_papers_bonuses_to_grpo(vogue_run):
+    rows = real(vogue_run, 1)
+    for row, base in zip(rows, grpo(rows), strict=True):
+        expected = base + bonus(base, tensor(row["entropy"]), 0.4)
+        if row["noisy"]:
+            moved = sampled_divergence(tensor(row["old_log_probs"]), tensor(row["view_log_probs"]))
+            expected = expected + bonus(base, moved, 1.0)
+        torch.testing.assert_close(tensor(row["advantages"]), expected, atol=1e-3, rtol=1e-3)
+
+
+# ---------------------------------------------------------------- VOGUE, as released, over MARS and DAPO
+
+
+def test_released_rolls_out_and_trains_on_raw_images_and_scores_noisy_ones(released_run, toy):
+    moved = 0.0
+    for row in real(released_run, 1):
+        fused = toy.fused(row).double()
+        torch.testing.assert_close(tensor(row["old_log_probs"]), fused, atol=1e-4, rtol=0)
+        difference = (tensor(row["view_log_probs"]) - fused).abs().max().item()
+        assert row["noisy"] or difference < 1e-4
+        moved = max(moved, difference)
+    assert moved > 1e-3
+
+
+def test_released_shapes_the_advantages_of_mars(released_run):
+    metrics = released_run.metrics[1]
+    assert {"mars/info_gain", "vogue/noisy_share", "vogue/uncertainty"} <= metrics.keys()
+    for row in real(released_run, 1):
+        entropy = sampled_entropy(tensor(row["old_log_probs"]))
+        got = tensor(row["advantages"])
+        # Undo the bonus for output where it is not capped; then all tokens of a raw row share one advantage.
+        bare = (got - 0.4 * entropy)[0.4 * entropy < got.abs() / 3]
+        if not row["noisy"] and len(bare):
+            torch.testing.assert_close(bare, bare[:1].expand_as(bare), atol=1e-3, rtol=1e-3)
+
+
+# ---------------------------------------------------------------- the other recipes
+
+
+@pytest.mark.parametrize(("recipe", "with_anchors"), [("toy_pgpo_dapo", False), ("toy_mars_pgpo_dapo", True)])
+def test_recipes_over_dapo_train(recipe, with_anchors, small_run):
+    run = small_run(recipe, *LETTERS)
+    for step in (1, 2):
+        assert run.metrics[step]["actor/grad_norm"] > 0
+        assert run.metrics[step]["pgpo/dependency_mean"] > 0
+        assert ("mars/info_gain" in run.metrics[step]) == with_anchors

@@ -11,17 +11,12 @@ import transfer_queue as tq
 from PIL.Image import Image
 
 from verl_mars.algos.vogue import noisy_probability
+from verl_mars.rollout.fields import NOISY, OTHER_VISUAL_INPUTS
 from verl_mars.rollout.worker import VIEW_FIELD, MarsAgentLoopWorker
 from verl_mars.settings import VogueSettings
 from verl_mars.views import Noise, Noisy, Row, with_images
 
 logger = logging.getLogger(__name__)
-
-NOISY = "vogue_noisy"
-"""Field of a training row: whether its group is of the noisy branch."""
-
-OTHER_VISUAL_INPUTS = "other_visual_inputs"
-"""Field of a training row: the visual inputs of the view that it is to be scored under; empty where there is none."""
 
 
 @dataclass

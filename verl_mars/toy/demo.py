@@ -25,7 +25,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from verl_mars.toy.prepare import ToyPaths, prepare
 
-RECIPES: Mapping[str, str] = {"mars": "toy_mars_grpo", "grpo": "toy_grpo"}
+RECIPES: Mapping[str, str] = {
+    "mars": "toy_mars_grpo",
+    "grpo": "toy_grpo",
+    "pgpo": "toy_pgpo_grpo",
+    "vogue": "toy_vogue_grpo",
+}
 STALLED_SECONDS = 600.0
 """Training that reports no step for so long is ended: a step takes seconds, starting up well under two minutes."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from verl_mars.register import TRAINER_MODES
-from verl_mars.settings import RESHAPED, MarsSettings, group_estimator
+from verl_mars.settings import RESHAPED, MarsSettings, VogueSettings, group_estimator
 
 MANAGER_CLASS = "verl_mars.rollout.manager.MarsAgentLoopManager"
 
@@ -84,6 +84,15 @@ def _mode_faults(config: DictConfig) -> Iterator[str]:
 
 def _scoring_faults(config: DictConfig) -> Iterator[str]:
     name, actor = config.algorithm.adv_estimator, config.actor_rollout_ref.actor
+    if name == "vogue" and uses_anchors(config):
+        settings = VogueSettings.from_algorithm(config.algorithm)
+        anchor_every = MarsSettings.from_algorithm(config.algorithm).anchor_every
+        if settings.variant == "paper" and anchor_every > 1:
+            yield (
+                f"algorithm.mars.anchor_every = {anchor_every} with adv_estimator=vogue, variant=paper and base=mars: "
+                "an anchor of a noisy group would be used again for a raw one; set anchor_every to 1, or variant to "
+                "released"
+            )
     correction = config.algorithm.get("rollout_correction", None)
     if correction and correction.get("bypass_mode", False):
         yield (

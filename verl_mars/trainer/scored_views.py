@@ -11,7 +11,7 @@ from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
 from verl_mars import _compat
-from verl_mars.rollout.branches import NOISY, OTHER_VISUAL_INPUTS
+from verl_mars.rollout.fields import NOISY, OTHER_VISUAL_INPUTS
 from verl_mars.settings import RESHAPED
 from verl_mars.trainer.estimators import ViewScope, view_scope
 from verl_mars.trainer.keys import last_outputs, real_rows

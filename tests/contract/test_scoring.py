@@ -1,0 +1,116 @@
+"""Scoring a view against a stand-in for TransferQueue and the workers: which rows, which tokens, and cleaned up."""
+
+import pytest
+import torch
+
+from verl_mars.trainer import scoring
+from verl_mars.views import Blind, OtherPixels, Trajectory
+
+IMAGE = 9
+
+
+class Queue:
+    """TransferQueue's three calls on a dictionary."""
+
+    def __init__(self):
+        self.rows, self.cleared = {}, []
+
+    def kv_batch_put(self, keys, partition_id, fields, tags):
+        assert partition_id == scoring.PARTITION and len(tags) == len(keys)
+        self.rows |= {key: {name: fields[name][i] for name in fields.keys()} for i, key in enumerate(keys)}
+
+    def kv_batch_get(self, keys, partition_id, select_fields):
+        columns = {name: [self.rows[key][name] for key in keys] for name in select_fields}
+        return {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in columns.items()}
+
+    def kv_clear(self, keys, partition_id):
+        self.cleared += keys
+        self.rows = {key: row for key, row in self.rows.items() if key not in keys}
+
+
+class Workers:
+    """The log-prob of a token is minus the id of the token before it."""
+
+    def __init__(self, queue, fails=False):
+        self.queue, self.fails, self.batches = queue, fails, []
+
+    def compute_log_prob(self, meta):
+        if self.fails:
+            raise RuntimeError("out of memory")
+        self.batches.append((list(meta.keys), dict(meta.extra_info)))
+        self.seen = {key: dict(self.queue.rows[key]) for key in meta.keys}
+        for key in meta.keys:
+            self.queue.rows[key]["log_probs"] = -torch.roll(self.queue.rows[key]["input_ids"], 0).float()
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    queue = Queue()
+    monkeypatch.setattr(scoring, "tq", queue)
+    return queue
+
+
+def trajectory(prompt, response, mask=None):
+    count = len(prompt) + len(response)
+    mask = [1] * len(response) if mask is None else mask
+    return Trajectory(torch.tensor(prompt), torch.tensor(response), torch.tensor(mask), torch.arange(count), {})
+
+
+ROWS = {
+    "a": trajectory([1, IMAGE, 2], [3, 4]),
+    "b": trajectory([5, 6], [7, 8, 2]),  # no image
+    "c": trajectory([1, IMAGE, IMAGE, 2], [3, IMAGE, 4, 5], [1, 0, 0, 1]),  # a tool showed an image
+}
+OLD = [torch.full((len(row.response),), -50.0) for row in ROWS.values()]
+
+
+def score(views, workers, multiple=1):
+    return scoring.score_views(list(ROWS), list(ROWS.values()), views, OLD, workers, 0.7, multiple)
+
+
+def test_each_row_gets_the_log_probs_of_its_own_view(queue):
+    workers = Workers(queue)
+    got, count = score([Blind(frozenset({IMAGE}))] * 3, workers)
+    # the token before each response token: 2, 3 / nothing to hide / 2, -, -, 4 (the tool's tokens keep theirs)
+    assert [row.tolist() for row in got] == [[-2, -3], [-50, -50, -50], [-2, -50, -50, -4]]
+    assert count == 2
+    assert workers.batches == [(["a", "c"], {"calculate_entropy": False, "compute_loss": False, "temperature": 0.7})]
+    assert workers.seen["a"]["input_ids"].tolist() == [1, 2, 3, 4]
+    assert workers.seen["c"]["input_ids"].tolist() == [1, 2, 3, 4, 5]
+    assert workers.seen["c"]["loss_mask"].tolist() == [1, 0, 1]
+
+
+def test_rows_without_a_view_are_not_passed_on(queue):
+    workers = Workers(queue)
+    got, count = score([None, OtherPixels({"pixel_values": torch.ones(1)}), None], workers)
+    assert [row.tolist() for row in got] == [[-50, -50], [-6, -7, -8], [-50] * 4] and count == 1
+    assert list(workers.seen["b"]["multi_modal_inputs"]) == ["pixel_values"]
+
+
+def test_nothing_to_score_needs_no_worker(queue):
+    got, count = score([None] * 3, Workers(queue, fails=True))
+    assert count == 0 and all(torch.equal(a, b) for a, b in zip(got, OLD, strict=True))
+
+
+@pytest.mark.parametrize(("multiple", "passed"), [(1, 3), (2, 4), (3, 3), (8, 8)])
+def test_rows_are_filled_up_to_a_multiple(queue, multiple, passed):
+    workers = Workers(queue)
+    got, count = score([OtherPixels({})] * 3, workers, multiple)
+    assert len(workers.batches[0][0]) == passed == len(set(workers.batches[0][0])) and count == 3
+    assert got[1].tolist() == [-6, -7, -8]
+
+
+def test_the_partition_is_cleared(queue):
+    score([OtherPixels({})] * 3, Workers(queue), 2)
+    assert queue.rows == {} and len(queue.cleared) == 4
+
+
+def test_the_partition_is_cleared_when_the_workers_fail(queue):
+    with pytest.raises(RuntimeError, match="out of memory"):
+        score([OtherPixels({})] * 3, Workers(queue, fails=True))
+    assert queue.rows == {} and sorted(queue.cleared) == ["a", "b", "c"]
+
+
+def test_the_given_log_probs_are_left_alone(queue):
+    score([OtherPixels({})] * 3, Workers(queue))
+    assert all(set(row.tolist()) == {-50.0} for row in OLD)

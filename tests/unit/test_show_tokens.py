@@ -1,0 +1,113 @@
+"""The dump of tokens as a page and as a picture."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from verl_mars.show_tokens import draw, page, read_responses, show
+
+LINE = {
+    "input": "where is the hot object?",
+    "output": "top left",
+    "score": 0.5,
+    "tokens": ["top", " left", "<b>", "\n"],
+    "sampled": [1, 1, 0, 1],
+    "dependency": [0.0, 1.0, 7.0, 3.0],
+    "weight": [0.5, 1.5, 0.0, 1.0],
+    "images": [None],
+}
+
+
+@pytest.fixture
+def dump(tmp_path):
+    def write(*lines):
+        file = tmp_path / "1.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return file
+
+    return write
+
+
+def test_a_response_is_read(dump):
+    name, (response,) = read_responses(dump(LINE), 5)
+    assert name == "dependency"
+    assert response.values == (0.0, 1.0, None, 3.0)
+    assert response.shades == pytest.approx([0.0, 0.5, 0.0, 1.0])  # log 1, log 2, not sampled, log 4
+
+
+def test_another_value_can_be_shown(dump):
+    name, (response,) = read_responses(dump(LINE), 5, "weight")
+    assert name == "weight" and response.values == (0.5, 1.5, None, 1.0)
+
+
+def test_as_many_as_are_asked_for(dump):
+    assert len(read_responses(dump(*[LINE] * 5), 3)[1]) == 3
+
+
+def test_equal_values_have_no_shade(dump):
+    _, (response,) = read_responses(dump({**LINE, "dependency": [0.0] * 4}), 1)
+    assert response.shades == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"input": "x"}, "line 1: no dependency for each token .there: none"),
+        ({**LINE, "dependency": [1.0]}, "must be lists of one length"),
+        ({**LINE, "dependency": [1.0, 2.0, "x", 3.0]}, "must be numbers"),
+        ([1], "no dumped response"),
+    ],
+)
+def test_what_is_no_dump_is_refused_by_line(dump, line, words):
+    with pytest.raises(ValueError, match=words):
+        read_responses(dump(line), 1)
+
+
+def test_other_faults_are_named(dump, tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_responses(tmp_path / "none.jsonl", 1)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{")
+    with pytest.raises(ValueError, match="line 1: no JSON"):
+        read_responses(broken, 1)
+    broken.write_text("")
+    with pytest.raises(ValueError, match="no response"):
+        read_responses(broken, 1)
+    with pytest.raises(ValueError, match="allowed are dependency, uncertainty, weight"):
+        read_responses(dump(LINE), 1, "size")
+    with pytest.raises(ValueError, match="no uncertainty for each token .there: dependency, weight"):
+        read_responses(dump(LINE), 1, "uncertainty")
+
+
+def test_a_models_text_never_becomes_markup(dump):
+    nasty = {**LINE, "input": "<script>alert(1)</script>", "tokens": ["<img src=x onerror=alert(1)>", "a", "b", "c"]}
+    html = page("t", "dependency", read_responses(dump(nasty), 1)[1])
+    assert "<script" not in html and "<img src=x" not in html and "&lt;script&gt;" in html
+
+
+def test_images_are_inside_the_page_and_missing_ones_are_said(dump, tmp_path):
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "a.png")
+    text = tmp_path / "secret.txt"
+    text.write_text("secret")
+    images = [str(tmp_path / "a.png"), str(text), str(tmp_path / "none.png"), None]
+    html = page("t", "dependency", read_responses(dump({**LINE, "images": images}), 1)[1])
+    assert html.count("data:image/png;base64,") == 1 and html.count("is not there") == 3
+
+
+def test_the_picture_shades_the_largest_token(dump, tmp_path):
+    Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "a.png")
+    _, responses = read_responses(dump({**LINE, "images": [str(tmp_path / "a.png")]}), 1)
+    draw("a title with $ and _", "dependency", responses, tmp_path / "out.png")
+    pixels = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+    assert (np.abs(pixels - (214, 69, 65)).sum(-1) < 8).sum() > 100, "the token of the largest value"
+    assert (np.abs(pixels - (0, 0, 255)).sum(-1) < 8).sum() > 1000, "the image"
+
+
+def test_long_responses_and_strange_characters_are_drawn(dump, tmp_path):
+    tokens = ["\u4f60", "", "\ufffd", "$x_1$", "a" * 300] * 400
+    line = {**LINE, "tokens": tokens, "sampled": [1] * 2000, "dependency": [1.0] * 2000, "weight": [1.0] * 2000}
+    files = show(dump(line), tmp_path / "out")
+    assert [file.name for file in files] == ["tokens.html", "tokens.png"]
+    assert all(file.stat().st_size > 1000 for file in files)

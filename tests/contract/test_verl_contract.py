@@ -354,3 +354,81 @@ def test_torchvision_still_needs_its_operators_declared():
         "torchvision imports beside a CPU build of torch by itself, so define_missing_torchvision_ops can go",
         "verl_mars/_compat.py (define_missing_torchvision_ops)",
     )
+
+
+# ---------------------------------------------------------------- scoring a view
+
+
+def test_actor_workers_compute_log_probs_of_any_partition():
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    expect(
+        parameters(ActorRolloutRefWorker.compute_log_prob) == ["self", "data"],
+        "how the actor workers are asked for log-probs",
+        "verl_mars/trainer/scoring.py",
+    )
+
+
+def test_worker_groups_know_their_ranks():
+    source = inspect.getsource(PPOTrainer._balance_batch)
+    expect(
+        "worker_group._query_dispatch_info(role)" in source and "worker_group._dispatch_info[role]" in source,
+        "how a worker group tells its data-parallel ranks",
+        "data_parallel_size in verl_mars/_compat.py",
+    )
+    group = SimpleNamespace(_dispatch_info={}, _query_dispatch_info=lambda role: [0, 0, 1, 1])
+    assert _compat.data_parallel_size(group) == 2
+
+
+def test_old_log_probs_and_entropy_are_fields_of_the_rows():
+    source = inspect.getsource(PPOTrainer._compute_old_log_prob)
+    expect(
+        'data["old_log_probs"]' in source and 'data["entropy"]' in source,
+        "where the old log-probs and the entropy are stored",
+        "verl_mars/trainer/scoring.py and scored_views.py",
+    )
+
+
+def test_metrics_are_computed_with_the_times_of_the_step():
+    expect(
+        parameters(PPOTrainer._compute_metrics)[:4] == ["self", "batch", "metrics", "timing_raw"],
+        "the arguments of PPOTrainer._compute_metrics",
+        "verl_mars/trainer/scored_views.py",
+    )
+
+
+def test_the_trainer_settles_the_number_of_steps_with_the_data():
+    expect(
+        "self.total_training_steps = " in inspect.getsource(PPOTrainer._init_dataloader),
+        "where the total number of steps is known",
+        "_init_dataloader in verl_mars/trainer/scored_views.py",
+    )
+
+
+def test_the_base_estimators_of_the_settings_are_verls():
+    from typing import get_args
+
+    from verl_mars.settings import GroupEstimator
+
+    for name in get_args(GroupEstimator):
+        known = set(parameters(core_algos.get_adv_estimator_fn(name)))
+        expect(
+            {"token_level_rewards", "response_mask", "index", "config"} <= known,
+            f"the arguments of the estimator {name}",
+            "_base_advantages in verl_mars/trainer/estimators.py",
+        )
+
+
+def test_images_are_loaded_and_processed_as_the_agent_loop_does():
+    worker = _compat.agent_loop_worker_class()
+    expect(
+        parameters(worker._compute_multi_modal_inputs) == ["self", "output", "input_ids"],
+        "how visual inputs of a trajectory are made",
+        "_other_inputs in verl_mars/rollout/branches.py",
+    )
+    loads = getattr(RLHFDataset, "process_multi_modal_info", None) or RLHFDataset.process_vision_info
+    expect(
+        {"messages", "image_patch_size", "config"} <= set(parameters(loads)),
+        "how a conversation's images are loaded",
+        "_load_images in verl_mars/rollout/branches.py",
+    )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from verl_mars.algos.pgpo import sampled_dependency
 from verl_mars.toy import model as toy_model
 from verl_mars.toy import world
 from verl_mars.toy.forward import mrope_positions, patches
@@ -89,3 +90,28 @@ def test_every_other_token_keeps_its_mrope_position(trajectories: list[Trajector
 def test_without_visual_tokens_there_is_nothing_to_score(trajectories: list[Trajectory], blind: Blind) -> None:
     shown = blind.show(trajectories[0])
     assert shown is not None and blind.show(shown) is None
+
+
+@torch.no_grad()
+def test_the_sampled_dependency_has_the_exact_kl_as_its_mean(
+    lively_model: Any, trajectories: list[Trajectory], blind: Blind
+) -> None:
+    """200 draws at every place of a response: their mean is the KL over the vocabulary within its standard error."""
+
+    def distributions(shown: Trajectory) -> torch.Tensor:
+        ids = torch.cat((shown.prompt, shown.response))[None]
+        mask = torch.ones_like(ids)
+        positions = shown.position_ids[:, None]
+        logits = lively_model(input_ids=ids, position_ids=positions, attention_mask=mask, **shown.visual_inputs).logits
+        return torch.log_softmax(logits[0, len(shown.prompt) - 1 : -1].double(), dim=-1)
+
+    shown = blind.show(trajectories[0])
+    assert shown is not None
+    fused, without = distributions(trajectories[0]), distributions(shown)
+    exact = (fused.exp() * (fused - without)).sum(-1)
+    tokens = torch.multinomial(fused.exp(), 200, replacement=True, generator=torch.Generator().manual_seed(0))
+    draws = sampled_dependency(fused.gather(1, tokens), without.gather(1, tokens))
+    per_draw = draws.mean(0)  # of a whole response
+    error = per_draw.std() / 200**0.5
+    assert exact.mean() > 1e-3
+    assert abs(per_draw.mean() - exact.mean()) < 3 * error < exact.mean()

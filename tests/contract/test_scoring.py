@@ -1,9 +1,12 @@
 """Scoring a view against a stand-in for TransferQueue and the workers: which rows, which tokens, and cleaned up."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from verl_mars.trainer import scoring
+from verl_mars.trainer import scoring, token_dump
+from verl_mars.trainer.scored_views import blind_views, other_pixels
 from verl_mars.views import Blind, OtherPixels, Trajectory
 
 IMAGE = 9
@@ -114,3 +117,45 @@ def test_the_partition_is_cleared_when_the_workers_fail(queue):
 def test_the_given_log_probs_are_left_alone(queue):
     score([OtherPixels({})] * 3, Workers(queue))
     assert all(set(row.tolist()) == {-50.0} for row in OLD)
+
+
+# ---------------------------------------------------------------- which views, and the dump of tokens
+
+
+def test_the_blind_view_hides_the_processors_image_and_video_tokens():
+    processor = SimpleNamespace(image_token_id=IMAGE, video_token_id=8)
+    views = blind_views({}, torch.tensor([True, False]), processor)
+    assert views == [Blind(frozenset({IMAGE, 8})), None]
+
+
+def test_a_model_without_image_tokens_has_no_blind_view():
+    with pytest.raises(ValueError, match="needs a vision-language model"):
+        blind_views({}, torch.tensor([True]), SimpleNamespace())
+
+
+def test_rows_of_noisy_groups_alone_get_other_pixels():
+    data = {"vogue_noisy": [True, False, True], "other_visual_inputs": [{"a": 1}, {}, {"a": 1}]}
+    assert other_pixels(data, torch.tensor([True, True, False]), None) == [OtherPixels({"a": 1}), None, None]
+
+
+def test_tokens_are_dumped_by_key(monkeypatch):
+    content = [
+        {"type": "image", "image": "/a.png"},
+        {"type": "image", "image": b"bytes"},
+        {"type": "text", "text": "?"},
+    ]
+    prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": content}]
+    nested = torch.nested.as_nested_tensor([torch.tensor([1, 2, 3]), torch.tensor([4])], layout=torch.jagged)
+    rows = {"responses": nested, "response_mask": nested > 1, "raw_prompt": [prompt, prompt]}
+    monkeypatch.setattr(token_dump, "tq", SimpleNamespace(kv_batch_get=lambda **_: rows))
+    dump = token_dump.TokenDump(SimpleNamespace(decode=lambda ids: f"<{ids[0]}>"))
+    batch = SimpleNamespace(keys=["x", "y"], partition_id="train")
+    dump.add(batch, {"dependency": torch.tensor([[0.1, 0.2, 1 / 3], [0.4, 0.0, 0.0]])})
+    assert not dump.has([]) and not dump.has(["x", "other"]) and dump.has(["y", "x"])
+    assert dump.take(["y", "x"]) == {
+        "tokens": [["<4>"], ["<1>", "<2>", "<3>"]],
+        "sampled": [[True], [False, True, True]],
+        "images": [["/a.png", None]] * 2,
+        "dependency": [[0.4], [0.1, 0.2, 0.333333]],
+    }
+    assert not dump.has(["x"]), "nothing is kept after"

@@ -1,7 +1,8 @@
 """What the ``mars_*`` trainer modes add for estimators that compare the responses under two views."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from transfer_queue import KVBatchMeta
 
 from verl_mars import _compat
 from verl_mars.rollout.fields import NOISY, OTHER_VISUAL_INPUTS
-from verl_mars.settings import RESHAPED
 from verl_mars.trainer.estimators import ViewScope, view_scope
 from verl_mars.trainer.keys import last_outputs, real_rows
 from verl_mars.trainer.scoring import FIELDS, read_trajectories, rows_of, score_views
@@ -21,6 +21,44 @@ from verl_mars.views import Blind, OtherPixels, ScoredView
 
 VIEW_LOG_PROBS = "view_log_probs"
 """Field of a training row: the log-probs of its response under the scored view."""
+
+
+def blind_views(data: Any, real: torch.Tensor, processor: Any) -> list[ScoredView | None]:
+    """PGPO: every response without the images of its prompt."""
+    from verl.utils.tokenizer import get_processor_token_id
+
+    found = (get_processor_token_id(processor, kind) for kind in ("image", "video"))
+    tokens = frozenset(token for token in found if token is not None)
+    if not tokens:
+        raise ValueError(
+            "the processor of actor_rollout_ref.model.path names no image token, so that there is no blind view; "
+            "algorithm.adv_estimator=pgpo needs a vision-language model"
+        )
+    view = Blind(tokens)
+    return [view if counts else None for counts in real]
+
+
+def other_pixels(data: Any, real: torch.Tensor, processor: Any) -> list[ScoredView | None]:
+    """VOGUE: responses of noisy groups with the images that they were not rolled out on."""
+    rows = zip(_compat.as_list(data[NOISY]), _compat.as_list(data[OTHER_VISUAL_INPUTS]), real, strict=True)
+    return [OtherPixels(inputs) if noisy and counts else None for noisy, inputs, counts in rows]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an estimator has scored."""
+
+    views: Callable[[Any, torch.Tensor, Any], list[ScoredView | None]]
+    """From the batch's rows, which of them are real, and the processor: the view to score each under, if any."""
+    fields: tuple[str, ...] = ()
+    """Fields of the training rows that ``views`` or the estimator read besides :data:`FIELDS`."""
+
+
+SCORED: Mapping[str, Scored] = {
+    "pgpo": Scored(blind_views),
+    "vogue": Scored(other_pixels, fields=("entropy", NOISY, OTHER_VISUAL_INPUTS)),
+}
+"""By estimator. A further paper of this family brings a line here, a view, its mathematics and a recipe."""
 
 
 class ScoredViewsMixin:
@@ -33,16 +71,18 @@ class ScoredViewsMixin:
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()  # type: ignore[misc]
-        with open_dict(self.config):  # type: ignore[attr-defined]
-            # VOGUE's annealing ends with the training; the rollout workers have the configuration only.
-            self.config.trainer.total_training_steps = self.total_training_steps  # type: ignore[attr-defined]
+        config = self.config  # type: ignore[attr-defined]
+        if config.algorithm.adv_estimator in SCORED:
+            with open_dict(config):
+                # VOGUE's annealing ends with the training; the rollout workers have the configuration only.
+                config.trainer.total_training_steps = self.total_training_steps  # type: ignore[attr-defined]
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        name = self.config.algorithm.adv_estimator  # type: ignore[attr-defined]
-        if name not in RESHAPED:
+        scored = SCORED.get(self.config.algorithm.adv_estimator)  # type: ignore[attr-defined]
+        if scored is None:
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         start = time.monotonic()
-        scope = self._score_views(name, batch)
+        scope = self._score_views(scored, batch)
         metrics["timing_s/score_view"] = time.monotonic() - start
         with view_scope(scope):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
@@ -52,53 +92,33 @@ class ScoredViewsMixin:
             self._tokens.add(batch, scope.tokens)
         return batch
 
-    def _score_views(self, name: str, batch: KVBatchMeta) -> ViewScope:
+    def _score_views(self, scored: Scored, batch: KVBatchMeta) -> ViewScope:
         """Score the batch's responses and store the result with the training rows."""
-        fields = [*FIELDS, *(("entropy", NOISY, OTHER_VISUAL_INPUTS) if name == "vogue" else ())]
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        real = real_rows(batch.tags)
-        noisy = torch.tensor(_compat.as_list(data[NOISY])) & real if NOISY in data else torch.zeros_like(real)
-        if name == "vogue":
-            others = _compat.as_list(data[OTHER_VISUAL_INPUTS])
-            views: list[ScoredView | None] = [OtherPixels(o) if n else None for o, n in zip(others, noisy, strict=True)]
-        else:
-            blind = Blind(self._visual_tokens())
-            views = [blind if counts else None for counts in real]
+        where = {"keys": batch.keys, "partition_id": batch.partition_id}
+        data = tq.kv_batch_get(**where, select_fields=[*FIELDS, *scored.fields])
+        real, old = real_rows(batch.tags), rows_of(data["old_log_probs"])
+        views = scored.views(data, real, self.processor)  # type: ignore[attr-defined]
 
-        config = self.config.actor_rollout_ref  # type: ignore[attr-defined]
-        workers = self.actor_rollout_wg  # type: ignore[attr-defined]
+        config, workers = self.config.actor_rollout_ref, self.actor_rollout_wg  # type: ignore[attr-defined]
         multiple = _compat.data_parallel_size(workers)
         if not config.actor.use_dynamic_bsz:
             multiple *= config.rollout.log_prob_micro_batch_size_per_gpu
-        old = rows_of(data["old_log_probs"])
-        scored, _ = score_views(
+        log_probs, _ = score_views(
             batch.keys, read_trajectories(data), views, old, workers, config.rollout.temperature, multiple
         )
-        results: dict[str, Any] = {VIEW_LOG_PROBS: _nested(scored)}
-        if name == "vogue":
+        results: dict[str, Any] = {VIEW_LOG_PROBS: torch.nested.as_nested_tensor(log_probs, layout=torch.jagged)}
+        if OTHER_VISUAL_INPUTS in scored.fields:
             results[OTHER_VISUAL_INPUTS] = NonTensorStack(*({} for _ in views))  # pixels that nobody needs any more
-        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(results, len(batch)))
+        tq.kv_batch_put(**where, fields=TensorDict(results, len(batch)))
+        noisy = torch.tensor(_compat.as_list(data[NOISY])) if NOISY in scored.fields else torch.zeros_like(real)
         return ViewScope(
             log_probs=_padded(old),
-            view_log_probs=_padded(scored),
-            entropy=_padded(rows_of(data["entropy"])) if "entropy" in data else None,
-            noisy=noisy,
+            view_log_probs=_padded(log_probs),
+            entropy=_padded(rows_of(data["entropy"])) if "entropy" in scored.fields else None,
+            noisy=noisy & real,
             real=real,
             last_output=last_outputs(batch.keys),
         )
-
-    def _visual_tokens(self) -> frozenset[int]:
-        from verl.utils.tokenizer import get_processor_token_id
-
-        processor = self.processor  # type: ignore[attr-defined]
-        found = (get_processor_token_id(processor, kind) for kind in ("image", "video"))
-        tokens = frozenset(token for token in found if token is not None)
-        if not tokens:
-            raise ValueError(
-                "the processor of actor_rollout_ref.model.path names no image token, so that the blind view cannot be "
-                "made; algorithm.adv_estimator=pgpo needs a vision-language model"
-            )
-        return tokens
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict, timing_raw: Mapping[str, float], *args: Any, **kwargs: Any
@@ -115,10 +135,6 @@ class ScoredViewsMixin:
         if self._tokens is not None and self._tokens.has(extra.get("uid", [])):
             extra = {**extra, **self._tokens.take(extra["uid"])}
         super()._dump_generations(inputs, outputs, gts, scores, extra, dump_path)  # type: ignore[misc]
-
-
-def _nested(rows: list[torch.Tensor]) -> torch.Tensor:
-    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 def _padded(rows: list[torch.Tensor]) -> torch.Tensor:

@@ -185,6 +185,7 @@ def _data_uri(image: Image.Image | None) -> str | None:
 # ---------------------------------------------------------------- the picture
 
 _COLUMNS = 84
+_NARROWEST = 60  # columns that the question needs
 _FONT_SIZE = 11.0
 _ADVANCE = 0.602 * _FONT_SIZE / 72  # inches that a character of DejaVu Sans Mono takes
 _LINE = 0.46  # inches from line to line, with the numbers under the tokens
@@ -204,7 +205,8 @@ def draw(title: str, name: str, responses: Sequence[ShadedResponse], file: Path)
         max((lines + 1.4) * _LINE, rows * (_IMAGE + 0.08)) + 2 * _MARGIN
         for (_, lines), rows in zip(laid, rows_of_images, strict=True)
     ]
-    width, height = gallery + _COLUMNS * _ADVANCE + 4 * _MARGIN, sum(heights) + 0.6
+    columns = max(column + len(text) for places, _ in laid for _, column, text in (*places, (0, _NARROWEST, "")))
+    width, height = gallery + columns * _ADVANCE + 4 * _MARGIN, sum(heights) + 0.6
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     figure.text(
         _MARGIN / width, 1 - 0.35 / height, title, fontsize=13, fontweight="bold", va="center", parse_math=False
@@ -227,7 +229,7 @@ def draw(title: str, name: str, responses: Sequence[ShadedResponse], file: Path)
             )
 
         first = top - _MARGIN - 0.6 * _LINE
-        question = _clip(" ".join(response.prompt.split()), _COLUMNS - 14)
+        question = _clip(" ".join(response.prompt.split()), _NARROWEST)
         write(start, first, f"{question}   score {response.score:.2f}", 9, color="#6e6e74")
         for (line, column, text), shade, value in zip(places, response.shades, response.values, strict=False):
             color = tuple(1 - shade * (1 - part / 255) for part in _SHADE)

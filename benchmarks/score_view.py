@@ -25,15 +25,15 @@ from verl_mars.views import Blind, Trajectory  # noqa: E402
 ROWS = 16
 TEXT, RESPONSE = 60, 48  # tokens
 REPEATS = 7
-SIDES = (56, 112, 224, 448)  # pixels; two pictures to a prompt
+SIDES = (56, 112, 224, 420)  # pixels; two pictures to a prompt
 
 
-def make_rows(side: int, image: int, generator: torch.Generator) -> list[Trajectory]:
+def make_rows(side: int, vocabulary: int, image: int, generator: torch.Generator) -> list[Trajectory]:
     """Rows of two pictures, a question and a response, all of one length."""
     grid = side // PATCH
     merged = grid // 2
     visual = 2 * merged**2
-    words = torch.randint(10, 300, (ROWS, TEXT + RESPONSE), generator=generator)
+    words = torch.randint(len(toy_model.SPECIAL), vocabulary, (ROWS, TEXT + RESPONSE), generator=generator)
     places = torch.cartesian_prod(torch.arange(merged), torch.arange(merged)).T
     spans = [torch.stack((torch.full_like(places[0], at), at + places[0], at + places[1])) for at in (1, 1 + merged)]
     start = 1 + 2 * merged
@@ -79,7 +79,7 @@ def main() -> None:
     results = []
     print("side  visual  fused s  blind s  ratio")
     for side in SIDES:
-        rows = make_rows(side, model.config.image_token_id, generator)
+        rows = make_rows(side, model.config.text_config.vocab_size, model.config.image_token_id, generator)
         shown = [view for row in rows if (view := blind.show(row)) is not None]
         total = len(rows[0].prompt) + RESPONSE
         share = 1 - (len(shown[0].prompt) + RESPONSE) / total

@@ -22,9 +22,9 @@ from verl_mars.toy import model as toy_model  # noqa: E402
 from verl_mars.toy.forward import PATCH  # noqa: E402
 from verl_mars.views import Blind, Trajectory  # noqa: E402
 
-ROWS = 16
+ROWS = 4
 TEXT, RESPONSE = 60, 48  # tokens
-REPEATS = 7
+REPEATS = 5
 SIDES = (56, 112, 224, 420)  # pixels; two pictures to a prompt
 
 

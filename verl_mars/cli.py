@@ -83,7 +83,7 @@ def demo(
 def show_tokens(
     dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir, of a run with pgpo or vogue.")],
     out: Annotated[Path, typer.Option(help="Where tokens.html and tokens.png go.")] = Path("outputs/tokens"),
-    count: Annotated[int, typer.Option(min=1, max=100, help="Responses to show.")] = 6,
+    count: Annotated[int, typer.Option(min=1, max=100, help="Prompts to show, a response of each.")] = 6,
     value: Annotated[str | None, typer.Option(help="dependency, uncertainty or weight.")] = None,
 ) -> None:
     """Responses with each token shaded by how much it depends on the images, next to the images."""

@@ -52,7 +52,7 @@ class ShadedResponse:
 
 
 def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[str, list[ShadedResponse]]:
-    """The first ``count`` responses of a dump, and the name of the value they are shaded by.
+    """The first response to each of the first ``count`` prompts of a dump, and the name of the value that shades them.
 
     Raises:
         ValueError: no such file, a line that is no dumped response, or one without per-token values (named by line).
@@ -60,9 +60,14 @@ def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[st
     if value is not None and value not in VALUES:
         raise ValueError(f"--value {value}: allowed are {', '.join(VALUES)}")
     found: list[ShadedResponse] = []
+    prompts: set[str] = set()
     for number, entry in _entries(dump):
         if len(found) == count:
             break
+        prompt = str(entry.get("uid", f"line {number}")).rsplit("_", 2)[0]  # verl's {prompt}_{session}_{output}
+        if prompt in prompts:
+            continue
+        prompts.add(prompt)
         name = value or next((name for name in VALUES if name in entry), VALUES[0])
         if "tokens" not in entry or name not in entry:
             there = [known for known in VALUES if known in entry]

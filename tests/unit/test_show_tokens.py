@@ -46,6 +46,11 @@ def test_as_many_as_are_asked_for(dump):
     assert len(read_responses(dump(*[LINE] * 5), 3)[1]) == 3
 
 
+def test_one_response_of_each_prompt(dump):
+    lines = [{**LINE, "uid": key} for key in ("a_0_0", "a_1_0", "b_0_0", "b_0_1", "c_2_0")]
+    assert [response.line for response in read_responses(dump(*lines), 5)[1]] == [1, 3, 5]
+
+
 def test_equal_values_have_no_shade(dump):
     _, (response,) = read_responses(dump({**LINE, "dependency": [0.0] * 4}), 1)
     assert response.shades == [0.0] * 4

@@ -11,6 +11,7 @@ from verl_mars import _compat
 from verl_mars.trainer.scoring import rows_of
 
 DIGITS = 6
+"""Significant digits of a dumped value; most dependencies are small."""
 
 
 class TokenDump:
@@ -36,7 +37,7 @@ class TokenDump:
                 "sampled": masks[i].tolist(),
                 "images": image_paths(getattr(prompt, "data", prompt)),
                 **{
-                    name: [round(number, DIGITS) for number in value[i, : len(responses[i])].tolist()]
+                    name: [float(f"{number:.{DIGITS}g}") for number in value[i, : len(responses[i])].tolist()]
                     for name, value in values.items()
                 },
             }

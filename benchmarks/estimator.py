@@ -1,8 +1,8 @@
 """What the estimator costs: ``python benchmarks/estimator.py`` prints a table and writes results/estimator.json.
 
-Time of `mars` with verl's signature, rewards (B, T) in and advantages (B, T) out, against a readable loop over groups and
-rows, which is how the authors' code computes it (with each prompt's own anchors; theirs are taken by position). And what
-an anchor adds to a trajectory on its way through TransferQueue.
+Time of `mars` with verl's signature, rewards (B, T) in and advantages (B, T) out, against a readable loop over groups
+and rows, which is how the authors' code computes it (with each prompt's own anchors; theirs are taken by position). And
+what an anchor adds to a trajectory on its way through TransferQueue.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from verl_mars.trainer.estimators import mars
 
 GROUP, ANCHORS = 14, 2
 SIZES = ((1_792, 2_048), (100_000, 64))
-"""Rows and tokens: a step of the authors' GRPO script, and 56 of them with short answers (their rewards fit into memory)."""
+"""Rows and tokens: a step of the authors' GRPO script, and 56 of them with answers short enough for memory."""
 
 Batch = tuple[torch.Tensor, torch.Tensor, np.ndarray, torch.Tensor]
 

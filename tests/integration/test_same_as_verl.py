@@ -30,6 +30,7 @@ def train(small_run, toy_data, tmp_path_factory):
         rows = table.to_pylist()
         for row in rows:
             row["sources"] = [{"name": "all", "images": list(range(len(row["images"])))} | NO_OWN]
+            row["extra_info"]["sources"] = ["all"]
         name = folder / f"{key.rpartition('.')[2]}.parquet"
         write_rows(name, rows, schema=table.schema.remove_metadata())
         files.append(f"{key}={name}")

@@ -1,0 +1,113 @@
+"""What the estimator costs: ``python benchmarks/estimator.py`` prints a table and writes results/estimator.json.
+
+Time of `mars` with verl's signature, rewards (B, T) in and advantages (B, T) out, against a readable loop over groups
+and rows, which is how the authors' code computes it (with each prompt's own anchors; theirs are taken by position). And
+what an anchor adds to a trajectory on its way through TransferQueue.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from verl_mars.rollout.anchors import Anchor, Anchors
+from verl_mars.trainer.estimators import mars
+
+GROUP, ANCHORS = 14, 2
+SIZES = ((1_792, 2_048), (100_000, 64))
+"""Rows and tokens: a step of the authors' GRPO script, and 56 of them with answers short enough for memory."""
+
+Batch = tuple[torch.Tensor, torch.Tensor, np.ndarray, torch.Tensor]
+
+
+def by_groups(rewards: torch.Tensor, mask: torch.Tensor, uids: np.ndarray, anchors: torch.Tensor) -> torch.Tensor:
+    """A loop over rows and one over groups, as verl's `grpo` and the authors' code have them."""
+    scores = rewards.sum(-1)
+    members: dict[str, list[torch.Tensor]] = defaultdict(list)
+    own: dict[str, torch.Tensor] = {}
+    for row, uid in enumerate(uids):
+        members[uid].append(scores[row])
+        own[uid] = anchors[row]
+    mean, std = {}, {}
+    for uid, values in members.items():
+        union = torch.cat([torch.stack(values), own[uid]])
+        mean[uid], std[uid] = union.mean(), union.std()
+    for row, uid in enumerate(uids):
+        scores[row] = (scores[row] - mean[uid]) / (std[uid] + 1e-6)
+    return scores[:, None] * mask
+
+
+def ours(rewards: torch.Tensor, mask: torch.Tensor, uids: np.ndarray, anchors: torch.Tensor) -> torch.Tensor:
+    return mars(rewards, mask, index=uids, config={}, anchor_scores=anchors)[0]
+
+
+def make_batch(rows: int, tokens: int) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    rewards = torch.zeros(rows, tokens)
+    rewards[:, -1] = torch.randint(0, 2, (rows,), generator=draw).float()
+    groups = torch.arange(rows) // GROUP
+    order = torch.randperm(rows, generator=draw)
+    anchors = torch.rand(int(groups[-1]) + 1, ANCHORS, generator=draw)[groups]
+    uids = np.array([f"uid-{group}" for group in groups.tolist()], dtype=object)
+    return rewards[order], torch.ones(rows, tokens), uids[order.numpy()], anchors[order]
+
+
+def milliseconds(function: Callable[..., Any], batch: Batch, repeats: int) -> dict[str, float]:
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function(*batch)
+        times.append(1000 * (time.perf_counter() - start))
+    times = times[1:]  # the first one does not count
+    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
+
+
+def bytes_of_a_trajectory(anchors: int) -> int:
+    """What the fields of that many anchors take when they are written, pickled."""
+    made = Anchors(tuple(Anchor("infrared", 0.5, 3.0, 200) for _ in range(anchors)), 1.0)
+    fields = made.fields()
+    raw = {key: value.numpy().tobytes() if isinstance(value, torch.Tensor) else value for key, value in fields.items()}
+    return len(pickle.dumps(raw))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=11)
+    repeats = parser.parse_args().repeats
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
+    machine |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {"date": datetime.now(timezone.utc).date().isoformat(), "machine": machine}
+    result["estimator"] = []
+    print("| rows x tokens | loop over groups, ms | `mars`, ms | faster |\n|---|---|---|---|")
+    for rows, tokens in SIZES:
+        batch = make_batch(rows, tokens)
+        torch.testing.assert_close(ours(*batch), by_groups(*batch), atol=1e-5, rtol=1e-5)
+        loop, fast = milliseconds(by_groups, batch, repeats), milliseconds(ours, batch, repeats)
+        result["estimator"].append({"rows": rows, "tokens": tokens, "loop": loop, "mars": fast})
+        one, two = loop["median_ms"], fast["median_ms"]
+        print(f"| {rows:,} x {tokens:,} | {one:.1f} | {two:.1f} | {one / two:.1f} x |")
+    sizes = {anchors: bytes_of_a_trajectory(anchors) for anchors in (1, 2, 6)}
+    result["bytes_of_a_trajectory"] = {
+        "of_anchors": sizes,
+        "an_anchor": (sizes[6] - sizes[2]) / 4,
+        "note": "raw tensors and pickled names, without TransferQueue's own",
+    }
+    print(f"\nanchors of a trajectory: {sizes} bytes, {(sizes[6] - sizes[2]) / 4:.0f} an anchor more")
+    file = Path(__file__).parent / "results" / "estimator.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"results: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Qwen2.5-VL-3B in its true width, with random weights and fewer layers, and a tokenizer that fills its vocabulary."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from verl_mars.toy import model as toy
+
+VOCABULARY = 151_936
+LAYERS, VISION_BLOCKS = 4, 4
+"""Of 36 and 32: the width decides whether kernels fit, the depth only how long it takes."""
+
+
+def save(folder: Path) -> None:
+    """A folder that transformers, verl and vLLM load as they load the published one."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    processor = toy.build_processor()
+    tokenizer = processor.tokenizer
+    token = tokenizer.convert_tokens_to_ids
+    ids = {"bos_token_id": token(toy.PAD), "eos_token_id": token(toy.END), "pad_token_id": token(toy.PAD)}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+            **ids,
+        },
+        vision_config={
+            "depth": VISION_BLOCKS,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [VISION_BLOCKS - 1],
+        },
+        image_token_id=token(toy.IMAGE),
+        video_token_id=token(toy.VIDEO),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=True,
+        **ids,
+    )
+    torch.manual_seed(0)
+    network = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
+    network.generation_config.update(**ids)
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    fill_vocabulary(folder / "tokenizer.json", len(tokenizer))
+
+
+def fill_vocabulary(file: Path, used: int) -> None:
+    """Give every id of the model a word of its own: random weights answer with all of them."""
+    tokenizer = json.loads(file.read_text())
+    words = tokenizer["model"]["vocab"]
+    words |= {(f"word{i}" if i % 3 else f"{i}"): i for i in range(used, VOCABULARY)}
+    file.write_text(json.dumps(tokenizer))

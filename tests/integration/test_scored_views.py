@@ -139,8 +139,9 @@ def test_padding_is_neither_scored_nor_trained_on(pgpo_run):
         assert set(row["advantages"]) == {0.0} and row["view_log_probs"] == row["old_log_probs"]
 
 
-def test_the_partition_of_the_view_is_cleared(pgpo_run, vogue_run):
-    assert [run.steps[step]["left"] for run in (pgpo_run, vogue_run) for step in (1, 2)] == [[]] * 4
+@pytest.mark.parametrize("run", ["pgpo_run", "vogue_run"])
+def test_the_partition_of_the_view_is_cleared(run, request):
+    assert [request.getfixturevalue(run).steps[step]["left"] for step in (1, 2)] == [[], []]
 
 
 def test_metrics_of_pgpo(pgpo_run):
@@ -191,9 +192,9 @@ def test_noisy_groups_are_rolled_out_on_noisy_images_and_scored_on_raw_ones(vogu
     assert vogue_run.metrics[1]["rollout_corr/log_ppl_abs_diff"] < 1e-3
 
 
-def test_pixels_of_the_other_view_are_not_kept(vogue_run, released_run):
-    for run in (vogue_run, released_run):
-        assert {row["pixels_left"] for row in run.steps[1]["rows"]} == {0}
+@pytest.mark.parametrize("run", ["vogue_run", "released_run"])
+def test_pixels_of_the_other_view_are_not_kept(run, request):
+    assert {row["pixels_left"] for row in request.getfixturevalue(run).steps[1]["rows"]} == {0}
 
 
 def bonus(advantage, uncertainty, alpha, beta=2.0):

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
 LETTERS = (
     "reward.custom_reward_function.path=pkg://letters_reward",

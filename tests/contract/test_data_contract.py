@@ -13,6 +13,7 @@ import pickle
 import random
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ import raw_sets  # noqa: E402  # the raw data sets beside the unit tests
 from verl_mars import _compat  # noqa: E402
 from verl_mars.data.check import check_files  # noqa: E402
 from verl_mars.data.cli import find_converter  # noqa: E402
-from verl_mars.data.convert import convert, settings_from  # noqa: E402
+from verl_mars.data.convert import convert  # noqa: E402
 from verl_mars.data.faults import DataError, SampleError  # noqa: E402
 from verl_mars.data.length import (  # noqa: E402
     FAMILIES,
@@ -44,6 +45,7 @@ from verl_mars.data.length import (  # noqa: E402
 from verl_mars.data.processor import load_processor, standin_processor  # noqa: E402
 from verl_mars.data.rules import RESERVED_COLUMNS  # noqa: E402
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema, write_rows  # noqa: E402
+from verl_mars.data.settings import settings_from  # noqa: E402
 from verl_mars.data.validate import validate  # noqa: E402
 
 
@@ -96,30 +98,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def make_row(pictures):
-    def make(index=0, extra=None, **columns):
-        row = {
-            "data_source": "test",
-            "prompt": [{"role": "user", "content": "<image><image>What is it?"}],
-            "images": [{"image": str(path)} for path in pictures],
-            "ability": "vqa",
-            "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["a road"]})},
-            "extra_info": {
-                "index": index,
-                "split": "train",
-                "sample_id": f"s{index}",
-                "task": "vqa",
-                "sources": ["rgb", "ir"],
-                "image_sizes": [[96, 64], [96, 64]],
-            }
-            | (extra or {}),
-            "sources": [
-                {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None},
-                {"name": "ir", "images": [1], "prompt": "<image>What?", "ground_truth": None},
-            ],
-        }
-        return row | columns
-
-    return make
+    return partial(raw_sets.row, pictures, (96, 64))
 
 
 def write(path, rows, schema=ARROW_SCHEMA):

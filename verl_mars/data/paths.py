@@ -10,6 +10,10 @@ from verl_mars.data.faults import DataError, SampleError
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"])
 
 
+_KNOWN_FILES = 1024
+"""A file is asked for twice, when the inputs are noted and when the row is made."""
+
+
 class Root:
     """A folder of raw data. Annotations are not trusted: a path that leaves the folder is refused, also by a link.
 
@@ -23,6 +27,7 @@ class Root:
 
     def __init__(self, path: str | os.PathLike[str], allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
         self.path = Path(os.path.abspath(os.path.expanduser(path)))
+        self._known: dict[str, str] = {}
         self._homes = [self._home(folder) for folder in (self.path, *allowed)]
 
     @staticmethod
@@ -37,6 +42,14 @@ class Root:
         Raises:
             SampleError: ``outside_root``.
         """
+        path = self._known.get(name)
+        if path is None:
+            if len(self._known) >= _KNOWN_FILES:
+                self._known.clear()
+            path = self._known[name] = self._checked(name)
+        return path
+
+    def _checked(self, name: str) -> str:
         if "\0" in name or not name.strip():
             raise SampleError("outside_root", f"{name!r} is no file name")
         path = os.path.abspath(os.path.join(self.path, name))

@@ -10,9 +10,12 @@ from verl_mars.data.length import PromptLength, Size, seen_size
 from verl_mars.data.paths import Root
 from verl_mars.data.prompts import MonoStyle, Style, fused_prompt, mono_prompt
 from verl_mars.data.render import Prepared, Renderer
+from verl_mars.data.rules import RowRules
 from verl_mars.data.sample import Boxes, Sample
-from verl_mars.data.schema import notes_json, validated
+from verl_mars.data.schema import notes_json
 from verl_mars.data.truth import CountTruth, GroundingTruth, MathTruth, McqTruth, Truth, VqaTruth
+
+_RULES = RowRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,11 @@ class RowMaker:
         }
         if self.limits.given:
             record["extra_info"]["seen_sizes"] = [list(self._seen(size)) for size in sizes]  # type: ignore[index]
-        return Made(validated(record).as_record(), _answer(truth), fused_tokens, mono_tokens, changed)
+        # The types are right by construction; what must hold beyond them is checked as for anybody's row
+        problem = next(_RULES.problems(record), None)
+        if problem is not None:
+            raise SampleError(problem.code, problem.message, problem.key)
+        return Made(record, _answer(truth), fused_tokens, mono_tokens, changed)
 
     def _entry(self, image: Prepared) -> dict[str, Any]:
         entry: dict[str, Any] = {"image": image.path}

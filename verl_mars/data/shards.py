@@ -12,17 +12,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_mars.data.faults import DataError
 from verl_mars.data.files import TEMPORARY, sync_folder, whole_file
-from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, to_table
+from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS
 
 PROGRESS = ".progress"
 MANIFEST = "manifest.json"
@@ -43,7 +44,7 @@ class Shard:
     """Samples that belong to it, rejected ones too."""
     rows: int
     bytes: int
-    sha256: str
+    blake2b: str
     inputs: str
     """Digest of the samples and of their image files' sizes and times."""
     tally: dict[str, Any] = field(default_factory=dict)
@@ -66,18 +67,15 @@ class ShardWriter:
         self.bytes = 0
         """Image bytes, in embed mode."""
         self._partial = path.with_name(path.name + TEMPORARY)
-        self._file = open(self._partial, "wb")
         # Encoded images do not compress, have no use for statistics, and would fill the dictionary
         others = [name for name in _leaves(schema) if not name.endswith(".bytes")]
-        self._writer = pq.ParquetWriter(
-            self._file,
-            schema,
-            use_dictionary=others if embed else True,
-            compression={name: "snappy" for name in others} | {"images.list.element.bytes": "none"}
-            if embed
-            else "snappy",
-            write_statistics=others if embed else True,
-        )
+        form: dict[str, Any] = {}
+        if embed:
+            codecs = {name: "snappy" for name in others} | {"images.list.element.bytes": "none"}
+            form = {"use_dictionary": others, "write_statistics": others, "compression": codecs}
+            form["write_batch_size"] = 16  # the default of 1024 values copies hundreds of megabytes at a time
+        self._writer = pq.ParquetWriter(self._partial, schema, **form)
+        self._hash = _FollowingHash(self._partial)
         self._batch: list[dict[str, Any]] = []
         self._batch_bytes = 0
 
@@ -93,14 +91,13 @@ class ShardWriter:
             self._flush()
 
     def finish(self) -> str:
-        """Write the rest and put the file under its name. Returns its SHA-256."""
+        """Write the rest and put the file under its name. Returns its hash."""
         if self._batch:
             self._flush()
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        digest = sha256(self._partial)
+        digest = self._hash.finish()
+        with open(self._partial, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(self._partial, self.path)
         sync_folder(self.path.parent)
         return digest
@@ -111,14 +108,38 @@ class ShardWriter:
         # The disk that stopped the writer stops its footer too
         with suppress(OSError, ValueError, pa.ArrowInvalid):
             self._writer.close()
-        with suppress(OSError):
-            self._file.close()
+        self._hash.close()
         self._partial.unlink(missing_ok=True)
 
     def _flush(self) -> None:
-        table = to_table(self._batch, self.schema, self.rows - len(self._batch))
+        table = pa.Table.from_pylist(self._batch, schema=self.schema)
         self._batch, self._batch_bytes = [], 0
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._hash.follow()
+
+
+class _FollowingHash:
+    """Hashes a file while it grows, in a thread beside the writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")
+        self._digest = _new_hash()
+        self._thread = ThreadPoolExecutor(1)
+
+    def follow(self) -> None:
+        """Go on to where the file ends now."""
+        self._thread.submit(_update, self._digest, self._file)
+
+    def finish(self) -> str:
+        """The hash of the whole file, which must not grow any more."""
+        self._thread.submit(_update, self._digest, self._file).result()
+        self.close()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=True)
+        self._file.close()
 
 
 class Output:
@@ -206,7 +227,7 @@ class Output:
         for path in sorted(self.progress.glob("*-[0-9]*.json")):
             shard = Shard(**read_json(path))
             file = self.folder / shard.file
-            if file.exists() and file.stat().st_size == shard.bytes and sha256(file) == shard.sha256:
+            if file.exists() and file.stat().st_size == shard.bytes and file_hash(file) == shard.blake2b:
                 shards.setdefault(shard.split, []).append(shard)
             else:
                 self.forget(shard)
@@ -285,10 +306,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
+def file_hash(path: Path) -> str:
+    """BLAKE2b of a file, as ``b2sum --length=256`` prints it."""
+    digest = _new_hash()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+        _update(digest, file)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -323,11 +346,14 @@ def _unbroken(shards: list[Shard]) -> list[Shard]:
     return shards
 
 
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
+def _new_hash() -> Any:
+    # Twice as fast as SHA-256 where the processor has no instructions for that
+    return hashlib.blake2b(digest_size=32)
+
+
+def _update(digest: Any, file: IO[bytes]) -> None:
     while chunk := file.read(2**20):
         digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -14,9 +14,10 @@ import raw_sets
 
 from verl_mars.data import shards
 from verl_mars.data.check import check_files
-from verl_mars.data.convert import TooManyRejects, convert, settings_from
+from verl_mars.data.convert import TooManyRejects, convert
 from verl_mars.data.faults import DataError
 from verl_mars.data.schema import ROW_GROUP_BYTES
+from verl_mars.data.settings import settings_from
 
 
 def large_manifest(root, rows=60, wrong=()):
@@ -68,7 +69,7 @@ def test_shards_rejects_and_manifest(small, run, tmp_path):
         assert [shard["rows"] for shard in described["shards"][:-1]] == [9] * (len(described["shards"]) - 1)
         for shard in described["shards"]:
             file = result.out / shard["file"]
-            assert file.stat().st_size == shard["bytes"] and shards.sha256(file) == shard["sha256"]
+            assert file.stat().st_size == shard["bytes"] and shards.file_hash(file) == shard["blake2b"]
         assert described["images_per_row"] == {"2": len(part)}
         assert described["sources"] == {"depth": len(part), "rgb": len(part)}
         assert sum(described["tokens"].values()) == sum(described["answers"]["vqa"].values()) == len(part)
@@ -124,7 +125,8 @@ def test_only_some_splits_and_only_some_samples(small, run, tmp_path):
     assert run("manifest", small, tmp_path / "few", limit=7).rows == 7  # the eighth is wrong
 
 
-def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path):
+def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("verl_mars.data.workers.BEFORE_WORKERS", 11)
     trees = []
     for workers in (0, 2):
         run("manifest", small, tmp_path / "out", workers=workers, **OPTIONS)
@@ -455,8 +457,9 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from verl_mars.data.cli import find_converter
-from verl_mars.data.convert import convert, settings_from
+from verl_mars.data.convert import convert
 from verl_mars.data.faults import DataError
+from verl_mars.data.settings import settings_from
 root, out = sys.argv[1:]
 settings = settings_from(dict(root=root, out=out, images="embed", shard_rows=9, max_reject=0.1))
 try:

@@ -8,7 +8,7 @@ of interruptions.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,14 @@ from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.length import FAMILIES, PromptLength, load_tokenizer
 from verl_mars.data.manifest import Tally, build_manifest
 from verl_mars.data.paths import Root
-from verl_mars.data.rows import Made, PixelLimits, RowMaker, embedded
+from verl_mars.data.rows import Made, PixelLimits, RowMaker
 from verl_mars.data.sample import Converter
 from verl_mars.data.schema import arrow_schema
 from verl_mars.data.settings import ConvertSettings
-from verl_mars.data.shards import Output, Shard, ShardWriter, clear_disk_errors, locked
+from verl_mars.data.shards import Output, Shard, clear_disk_errors, locked
 from verl_mars.data.stream import Job, SampleStream
 from verl_mars.data.workers import Outcome, outcomes, reject
+from verl_mars.data.writer import ShardWriter
 
 SCHEMA_VERSION = 1
 """Raised when rows get another form."""
@@ -88,16 +89,19 @@ def convert(
 class _Split:
     """The shards of one split: those that are finished, and the one that is being written."""
 
-    def __init__(self, name: str, output: Output, schema: pa.Schema, settings: ConvertSettings) -> None:
+    def __init__(
+        self, name: str, output: Output, schema: pa.Schema, settings: ConvertSettings, shards: list[Shard]
+    ) -> None:
         self.name = name
         self.output = output
         self.schema = schema
         self.settings = settings
-        self.shards: list[Shard] = []
+        self.shards = shards
         self._start()
 
     def _start(self) -> None:
-        self.writer: ShardWriter | None = None
+        path = self.output.folder / f"{self.name}-{len(self.shards):05d}.parquet"
+        self.writer = ShardWriter(path, self.schema, embed=self.settings.images == "embed")
         self.samples = 0
         self.tally = Tally()
         self.rejects: list[dict[str, Any]] = []
@@ -110,11 +114,9 @@ class _Split:
 
     def take(self, job: Job, outcome: Outcome) -> bool:
         """Write a row, or note a reject. Whether it was a row."""
-        embed = self.settings.images == "embed"
-        record: dict[str, Any] = {}
         if isinstance(outcome, Made):
             try:
-                record = embedded(outcome.record) if embed else outcome.record
+                self.writer.add(outcome.record)
             except SampleError as error:
                 outcome = reject(job, error)
         self.samples += 1
@@ -122,19 +124,15 @@ class _Split:
         if not isinstance(outcome, Made):
             self.rejects.append(outcome)
             return False
-        if self.writer is None:
-            path = self.output.folder / f"{self.name}-{len(self.shards):05d}.parquet"
-            self.writer = ShardWriter(path, self.schema, embed=embed)
-        self.writer.add(record)
         self.tally.add(outcome)
-        full = self.writer.bytes >= self.settings.shard_megabytes * 2**20
+        full = self.writer.image_bytes >= self.settings.shard_megabytes * 2**20
         if full or self.writer.rows >= self.settings.shard_rows:
             self.finish()
         return True
 
     def finish(self) -> None:
-        """Put the shard that is being written, if any, under its name."""
-        if self.writer is None:
+        """Put the shard that is being written under its name, if it has rows."""
+        if self.writer.rows == 0:
             return
         digest = self.writer.finish()
         path = self.writer.path
@@ -145,7 +143,7 @@ class _Split:
             samples=self.samples,
             rows=self.writer.rows,
             bytes=path.stat().st_size,
-            blake2b=digest,
+            xxh128=digest,
             inputs=self.inputs.hexdigest(),
             tally=self.tally.as_dict(),
             rejects=self.rejects,
@@ -156,8 +154,7 @@ class _Split:
 
     def abandon(self) -> None:
         """Leave nothing of the shard that is being written."""
-        if self.writer is not None:
-            self.writer.abandon()
+        self.writer.abandon()
 
 
 class _Run:
@@ -176,10 +173,10 @@ class _Run:
         self.splits: dict[str, _Split] = {}
         self.converter_rejects: list[dict[str, Any]] = []
 
-    def split(self, name: str) -> _Split:
-        """The split of this name."""
+    def split(self, name: str, shards: Sequence[Shard] = ()) -> _Split:
+        """The split of this name; at first with these shards."""
         if name not in self.splits:
-            self.splits[name] = _Split(name, self.output, self.schema, self.settings)
+            self.splits[name] = _Split(name, self.output, self.schema, self.settings, list(shards))
         return self.splits[name]
 
     def take_over(self, finished: dict[str, list[Shard]]) -> None:
@@ -190,7 +187,7 @@ class _Run:
             for stale in shards[len(kept) :]:
                 self.output.forget(stale)
             if kept:
-                self.split(name).shards = kept
+                self.split(name, kept)
 
     def write(self, advance: Callable[[int, int], None] | None) -> None:
         """Write what is not finished."""

@@ -10,6 +10,7 @@ import binascii
 import io
 import os
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -113,7 +114,9 @@ def encoded_bytes(data_uri: str) -> bytes:
 
 def _read(file: BinaryIO, name: str, decode: bool) -> ImageHeader:
     try:
-        image = Image.open(file)  # may warn of a bomb, once; the size is checked below either way
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SampleError("bomb", f"{name}: more than {MAX_PIXELS} pixels are not opened") from error
     except UnidentifiedImageError as error:

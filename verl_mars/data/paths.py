@@ -8,8 +8,6 @@ from pathlib import Path
 from verl_mars.data.faults import DataError, SampleError
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"])
-
-
 _KNOWN_FILES = 1024
 """A file is asked for twice, when the inputs are noted and when the row is made."""
 
@@ -52,6 +50,8 @@ class Root:
     def _checked(self, name: str) -> str:
         if "\0" in name or not name.strip():
             raise SampleError("outside_root", f"{name!r} is no file name")
+        if not is_unicode(name):
+            raise SampleError("record", f"the file name {name!r} is not UTF-8, so no row can hold it; rename the file")
         path = os.path.abspath(os.path.join(self.path, name))
         folder, base = os.path.split(path)
         real = os.path.join(_real_folder(folder), base)
@@ -94,6 +94,15 @@ class Root:
                 found[stem] = entry.name
         for stem in sorted(found):
             yield stem, f"{folder}/{found[stem]}"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a file of rows can hold the text; names of files need not be UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=4096)

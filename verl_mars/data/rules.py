@@ -266,8 +266,11 @@ def _frame(truth: GroundingTruth, key: str, sizes: Any, frames: Sequence[int]) -
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # and no bool
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(side) and side > 0 for side in value)
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    width, height = value
+    return _is_int(width) and _is_int(height) and width > 0 and height > 0

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from verl_mars.data.depth import DepthEncoding
 from verl_mars.data.faults import DataError
 from verl_mars.data.length import FAMILIES
+from verl_mars.data.paths import is_unicode
 from verl_mars.data.prompts import MonoStyle, Style
 from verl_mars.data.truth import explain
 
@@ -61,6 +62,11 @@ def settings_from(values: dict[str, Any]) -> ConvertSettings:
     except ValidationError as error:
         problem = explain(error, "record").problem
         raise DataError(f"--{problem.key.replace('_', '-')}: {problem.message}") from error
+    for name, folder in (("root", settings.root), ("out", settings.out)):
+        if not is_unicode(str(folder)):
+            raise DataError(
+                f"--{name} {str(folder)!r} is not UTF-8, so no row can hold a path in it; rename the folder"
+            )
     if settings.model not in FAMILIES:
         raise DataError(f"--model {settings.model!r} is unknown, allowed: {', '.join(FAMILIES)}")
     return settings

@@ -12,24 +12,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from verl_mars.data.faults import DataError
-from verl_mars.data.files import TEMPORARY, sync_folder, whole_file
-from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS
+from verl_mars.data.files import TEMPORARY, file_hash, sync_folder, whole_file
 
 PROGRESS = ".progress"
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
-EMBED_GROUP_BYTES = 32 * 2**20
-assert EMBED_GROUP_BYTES <= ROW_GROUP_BYTES
 
 
 @dataclass
@@ -44,7 +37,7 @@ class Shard:
     """Samples that belong to it, rejected ones too."""
     rows: int
     bytes: int
-    blake2b: str
+    xxh128: str
     inputs: str
     """Digest of the samples and of their image files' sizes and times."""
     tally: dict[str, Any] = field(default_factory=dict)
@@ -54,92 +47,6 @@ class Shard:
     def end(self) -> int:
         """The first sample after it."""
         return self.first + self.samples
-
-
-class ShardWriter:
-    """Writes one shard; it is there after :meth:`finish`, and not at all before."""
-
-    def __init__(self, path: Path, schema: pa.Schema, *, embed: bool) -> None:
-        self.path = path
-        self.schema = schema
-        self.embed = embed
-        self.rows = 0
-        self.bytes = 0
-        """Image bytes, in embed mode."""
-        self._partial = path.with_name(path.name + TEMPORARY)
-        # Encoded images do not compress, have no use for statistics, and would fill the dictionary
-        others = [name for name in _leaves(schema) if not name.endswith(".bytes")]
-        form: dict[str, Any] = {}
-        if embed:
-            codecs = {name: "snappy" for name in others} | {"images.list.element.bytes": "none"}
-            form = {"use_dictionary": others, "write_statistics": others, "compression": codecs}
-            form["write_batch_size"] = 16  # the default of 1024 values copies hundreds of megabytes at a time
-        self._writer = pq.ParquetWriter(self._partial, schema, **form)
-        self._hash = _FollowingHash(self._partial)
-        self._batch: list[dict[str, Any]] = []
-        self._batch_bytes = 0
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Take a row; written when enough have come together."""
-        self._batch.append(record)
-        if self.embed:
-            size = sum(len(image["bytes"]) for image in record["images"])
-            self._batch_bytes += size
-            self.bytes += size
-        self.rows += 1
-        if len(self._batch) >= ROW_GROUP_ROWS or self._batch_bytes >= EMBED_GROUP_BYTES:
-            self._flush()
-
-    def finish(self) -> str:
-        """Write the rest and put the file under its name. Returns its hash."""
-        if self._batch:
-            self._flush()
-        self._writer.close()
-        digest = self._hash.finish()
-        with open(self._partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(self._partial, self.path)
-        sync_folder(self.path.parent)
-        return digest
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        self._batch = []
-        # The disk that stopped the writer stops its footer too
-        with suppress(OSError, ValueError, pa.ArrowInvalid):
-            self._writer.close()
-        self._hash.close()
-        self._partial.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        table = pa.Table.from_pylist(self._batch, schema=self.schema)
-        self._batch, self._batch_bytes = [], 0
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._hash.follow()
-
-
-class _FollowingHash:
-    """Hashes a file while it grows, in a thread beside the writing."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")
-        self._digest = _new_hash()
-        self._thread = ThreadPoolExecutor(1)
-
-    def follow(self) -> None:
-        """Go on to where the file ends now."""
-        self._thread.submit(_update, self._digest, self._file)
-
-    def finish(self) -> str:
-        """The hash of the whole file, which must not grow any more."""
-        self._thread.submit(_update, self._digest, self._file).result()
-        self.close()
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=True)
-        self._file.close()
 
 
 class Output:
@@ -227,7 +134,7 @@ class Output:
         for path in sorted(self.progress.glob("*-[0-9]*.json")):
             shard = Shard(**read_json(path))
             file = self.folder / shard.file
-            if file.exists() and file.stat().st_size == shard.bytes and file_hash(file) == shard.blake2b:
+            if file.exists() and file.stat().st_size == shard.bytes and file_hash(file) == shard.xxh128:
                 shards.setdefault(shard.split, []).append(shard)
             else:
                 self.forget(shard)
@@ -306,14 +213,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """BLAKE2b of a file, as ``b2sum --length=256`` prints it."""
-    digest = _new_hash()
-    with open(path, "rb") as file:
-        _update(digest, file)
-    return digest.hexdigest()
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that is there whole or not at all."""
     with whole_file(path, text=True) as file:
@@ -344,31 +243,6 @@ def _unbroken(shards: list[Shard]) -> list[Shard]:
             return shards[:count]
         expected = shard.end
     return shards
-
-
-def _new_hash() -> Any:
-    # Twice as fast as SHA-256 where the processor has no instructions for that
-    return hashlib.blake2b(digest_size=32)
-
-
-def _update(digest: Any, file: IO[bytes]) -> None:
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's names of the leaf columns."""
-
-    def walk(kind: pa.DataType, at: str) -> Iterator[str]:
-        if pa.types.is_struct(kind):
-            for position in range(kind.num_fields):
-                yield from walk(kind.field(position).type, f"{at}.{kind.field(position).name}")
-        elif pa.types.is_list(kind):
-            yield from walk(kind.value_type, f"{at}.list.element")
-        else:
-            yield at
-
-    return [leaf for column in schema for leaf in walk(column.type, column.name)]
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

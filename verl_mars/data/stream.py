@@ -18,7 +18,7 @@ from verl_mars.data.shards import Shard
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """A sample on its way to a row."""
 
@@ -94,7 +94,7 @@ class SampleStream:
 
     def _split_of(self, group: str) -> str:
         """``train`` or ``val``, by a hash of the group, so that a group stays together and no other moves it."""
-        key = hashlib.blake2b(f"{self.settings.seed}|{group}".encode(), digest_size=8).digest()
+        key = hashlib.blake2b(f"{self.settings.seed}|{group}".encode(errors="backslashreplace"), digest_size=8).digest()
         return "val" if int.from_bytes(key, "big") < self.settings.val_fraction * 2**64 else "train"
 
     def _inputs(self, sample: Sample) -> bytes:

@@ -1,12 +1,13 @@
 """Rows out of samples, in order, in this process and in others beside it."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from itertools import chain, islice
+from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import Any
@@ -20,8 +21,8 @@ from verl_mars.data.stream import Job
 from verl_mars.data.truth import explain
 
 CHUNK = 64
-BEFORE_WORKERS = 256
-"""Samples that are done before processes are started, which takes longer than these."""
+SECONDS_ALONE = 2.0
+"""Work in this process before others are started, which takes about as long."""
 Outcome = Made | dict[str, Any]
 
 
@@ -33,12 +34,13 @@ def outcomes(
     Raises:
         DataError: a worker process was ended from outside.
     """
-    for job in islice(pending, BEFORE_WORKERS if workers else None):
+    begin = time.monotonic()
+    for job in pending:
         yield (job, outcome(maker, job)) if isinstance(job, Job) else (None, job)
-    first = list(islice(pending, CHUNK))
-    if not first:
+        if workers and time.monotonic() - begin >= SECONDS_ALONE:
+            break
+    else:
         return
-    pending = chain(first, pending)
     chunks: deque[tuple[list[Job | dict[str, Any]], Future[list[Outcome]]]] = deque()
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (maker,)) as pool:
         try:
@@ -50,8 +52,9 @@ def outcomes(
                 yield from _joined(*chunks.popleft())
         except BrokenProcessPool as error:
             raise DataError(
-                "a worker process was ended from outside, perhaps for its memory; finished shards are kept: give the "
-                "same command again, with fewer --workers if it happens again"
+                "a worker process ended too early. If it was killed for its memory, give the same command again with "
+                "fewer --workers; finished shards are kept. If a script of your own converts, its calls must stand "
+                'under `if __name__ == "__main__":`, because workers import the script'
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -37,7 +37,7 @@ def pairs(root: Root, first: str, second: str) -> Iterator[tuple[str, str, str] 
 
 def question(stem: str, things: str) -> str:
     """One of the wordings, always the same for a stem."""
-    number = hashlib.blake2b(stem.encode(), digest_size=2).digest()[0]
+    number = hashlib.blake2b(stem.encode(errors="backslashreplace"), digest_size=2).digest()[0]
     return QUESTIONS[number % len(QUESTIONS)].format(things=things)
 
 

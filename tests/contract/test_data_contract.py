@@ -13,6 +13,7 @@ import pickle
 import random
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ import raw_sets  # noqa: E402  # the raw data sets beside the unit tests
 from verl_mars import _compat  # noqa: E402
 from verl_mars.data.check import check_files  # noqa: E402
 from verl_mars.data.cli import find_converter  # noqa: E402
-from verl_mars.data.convert import convert, settings_from  # noqa: E402
+from verl_mars.data.convert import convert  # noqa: E402
 from verl_mars.data.faults import DataError, SampleError  # noqa: E402
 from verl_mars.data.length import (  # noqa: E402
     FAMILIES,
@@ -44,6 +45,7 @@ from verl_mars.data.length import (  # noqa: E402
 from verl_mars.data.processor import load_processor, standin_processor  # noqa: E402
 from verl_mars.data.rules import RESERVED_COLUMNS  # noqa: E402
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema, write_rows  # noqa: E402
+from verl_mars.data.settings import settings_from  # noqa: E402
 from verl_mars.data.validate import validate  # noqa: E402
 
 
@@ -96,30 +98,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def make_row(pictures):
-    def make(index=0, extra=None, **columns):
-        row = {
-            "data_source": "test",
-            "prompt": [{"role": "user", "content": "<image><image>What is it?"}],
-            "images": [{"image": str(path)} for path in pictures],
-            "ability": "vqa",
-            "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["a road"]})},
-            "extra_info": {
-                "index": index,
-                "split": "train",
-                "sample_id": f"s{index}",
-                "task": "vqa",
-                "sources": ["rgb", "ir"],
-                "image_sizes": [[96, 64], [96, 64]],
-            }
-            | (extra or {}),
-            "sources": [
-                {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None},
-                {"name": "ir", "images": [1], "prompt": "<image>What?", "ground_truth": None},
-            ],
-        }
-        return row | columns
-
-    return make
+    return partial(raw_sets.row, pictures, (96, 64))
 
 
 def write(path, rows, schema=ARROW_SCHEMA):
@@ -573,7 +552,7 @@ def test_structured_content(tmp_path, make_row, stock):
     assert faults(file).counts["prompt"] == 1
 
 
-@pytest.mark.parametrize("column", ["ground_truth", "index", "images"])
+@pytest.mark.parametrize("column", ["ground_truth", "index", "images", "ability"])
 def test_types_that_verl_cannot_put_together(column, tmp_path, make_row, stock, pictures):
     first = write(tmp_path / "a.parquet", [make_row(0)])
     row = make_row(1)
@@ -583,6 +562,8 @@ def test_types_that_verl_cannot_put_together(column, tmp_path, make_row, stock, 
     elif column == "index":
         fields = [("index", pa.string()) if f.name == "index" else f for f in ARROW_SCHEMA.field("extra_info").type]
         schema, row = with_type("extra_info", pa.struct(fields)), make_row(1, extra={"index": "1"})
+    elif column == "ability":
+        schema = with_type("ability", pa.large_string())  # what polars and newer pandas write
     else:
         schema, row = with_type("images", pa.list_(pa.string())), make_row(1, images=[str(path) for path in pictures])
     second = write(tmp_path / "b.parquet", [row], schema)

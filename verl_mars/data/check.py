@@ -194,7 +194,7 @@ class _Checker:
         for problem in self.rules.problems(row):
             self._add(file, number, problem)
         extra = row.get("extra_info")
-        index = extra.get("index") if isinstance(extra, Mapping) else None
+        index = extra.get("index") if isinstance(extra, dict) else None
         if isinstance(index, int):
             if index in indices:
                 self._add(file, number, Problem("index", "extra_info.index", f"{index} belongs to a row before it"))
@@ -206,7 +206,7 @@ class _Checker:
         if isinstance(images, list):
             self.report.images_per_row_max = max(self.report.images_per_row_max, len(images))
             if self.open_images:
-                sizes = extra.get("image_sizes") if isinstance(extra, Mapping) else None
+                sizes = extra.get("image_sizes") if isinstance(extra, dict) else None
                 self._check_images(file, number, images, sizes if isinstance(sizes, list) else [])
 
     def _check_images(self, file: str, number: int, images: Sequence[Any], sizes: Sequence[Any]) -> None:
@@ -226,7 +226,7 @@ class _Checker:
 
     def _header(self, image: Any) -> ImageHeader | Problem | None:
         """What is known of an image; ``None`` where it lies on another machine."""
-        if isinstance(image, Mapping) and "bytes" in image:
+        if isinstance(image, dict) and "bytes" in image:
             return _look(image["bytes"])
         path: str = image if isinstance(image, str) else image["image"]
         if path.startswith(("http://", "https://")):

@@ -159,8 +159,9 @@ def convert(
 
 
 def _convert(converter: "Converter", **arguments: Any) -> None:
-    from verl_mars.data.convert import TooManyRejects, settings_from
+    from verl_mars.data.convert import TooManyRejects
     from verl_mars.data.convert import convert as run
+    from verl_mars.data.settings import settings_from
 
     console = _console()
     with _sentences():
@@ -330,10 +331,13 @@ def _options(given: list[str]) -> dict[str, str]:
 
 
 def _workers(converter: "Converter", given: int | None, decode: bool) -> int:
-    """As asked; else one for each core where pixels are decoded or drawn, and none where headers are read only."""
+    """As asked; else one for each core where pixels are decoded or drawn, and one where headers are read only."""
     if given is not None:
         return given
-    return min(8, os.cpu_count() or 1) if decode or converter.draws else 0
+    cores = os.cpu_count() or 1
+    if decode or converter.draws:
+        return min(8, cores)
+    return 1 if cores > 1 else 0
 
 
 @contextmanager

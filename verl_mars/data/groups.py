@@ -14,7 +14,6 @@ class SharedGroups:
         roots = [self.find(key) for key in keys]
         for root in roots[1:]:
             self._parent[root] = roots[0]
-            roots = [roots[0], *roots[1:]]
 
     def find(self, key: Hashable) -> Hashable:
         """The key that stands for the group of ``key``: the first that was seen of it."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from verl_mars.data.faults import DataError, SampleError
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"])
+_KNOWN_FILES = 1024
+"""A file is asked for twice, when the inputs are noted and when the row is made."""
 
 
 class Root:
@@ -23,6 +25,7 @@ class Root:
 
     def __init__(self, path: str | os.PathLike[str], allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
         self.path = Path(os.path.abspath(os.path.expanduser(path)))
+        self._known: dict[str, str] = {}
         self._homes = [self._home(folder) for folder in (self.path, *allowed)]
 
     @staticmethod
@@ -37,8 +40,18 @@ class Root:
         Raises:
             SampleError: ``outside_root``.
         """
+        path = self._known.get(name)
+        if path is None:
+            if len(self._known) >= _KNOWN_FILES:
+                self._known.clear()
+            path = self._known[name] = self._checked(name)
+        return path
+
+    def _checked(self, name: str) -> str:
         if "\0" in name or not name.strip():
             raise SampleError("outside_root", f"{name!r} is no file name")
+        if not is_unicode(name):
+            raise SampleError("record", f"the file name {name!r} is not UTF-8, so no row can hold it; rename the file")
         path = os.path.abspath(os.path.join(self.path, name))
         folder, base = os.path.split(path)
         real = os.path.join(_real_folder(folder), base)
@@ -81,6 +94,15 @@ class Root:
                 found[stem] = entry.name
         for stem in sorted(found):
             yield stem, f"{folder}/{found[stem]}"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a file of rows can hold the text; names of files need not be UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=4096)

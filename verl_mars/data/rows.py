@@ -1,6 +1,5 @@
 """From a sample to a row: images opened, odd ones rendered, boxes moved along, prompts written, lengths computed."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,15 @@ from verl_mars.data.length import PromptLength, Size, seen_size
 from verl_mars.data.paths import Root
 from verl_mars.data.prompts import MonoStyle, Style, fused_prompt, mono_prompt
 from verl_mars.data.render import Prepared, Renderer
+from verl_mars.data.rules import RowRules
 from verl_mars.data.sample import Boxes, Sample
-from verl_mars.data.schema import notes_json, validated
-from verl_mars.data.truth import CountTruth, GroundingTruth, MathTruth, McqTruth, Truth, VqaTruth
+from verl_mars.data.schema import notes_json
+from verl_mars.data.truth import TRUTHS, CountTruth, GroundingTruth, MathTruth, McqTruth, Truth, VqaTruth
+
+_RULES = RowRules()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Made:
     """A row, and what the manifest counts of it."""
 
@@ -27,7 +29,7 @@ class Made:
     """Images rendered, by how, and boxes cut at the image's edge."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PixelLimits:
     """Bounds for the area that the processor scales each image to."""
 
@@ -72,6 +74,9 @@ class RowMaker:
         """
         if not sample.sources or any(not source.images for source in sample.sources):
             raise SampleError("source_images", "every source needs at least one image", "sources")
+        _check_texts(sample)
+        if sample.task not in TRUTHS:
+            raise SampleError("task", f"{sample.task!r}, but one of {', '.join(TRUTHS)} is needed", "task")
         images = [
             self.renderer.prepare(self.root.file(ref.path), ref, source.name)
             for source in sample.sources
@@ -119,7 +124,11 @@ class RowMaker:
         }
         if self.limits.given:
             record["extra_info"]["seen_sizes"] = [list(self._seen(size)) for size in sizes]  # type: ignore[index]
-        return Made(validated(record).as_record(), _answer(truth), fused_tokens, mono_tokens, changed)
+        # The types are right by construction; what must hold beyond them is checked as for anybody's row
+        problem = next(_RULES.problems(record), None)
+        if problem is not None:
+            raise SampleError(problem.code, problem.message, problem.key)
+        return Made(record, _answer(truth), fused_tokens, mono_tokens, changed)
 
     def _entry(self, image: Prepared) -> dict[str, Any]:
         entry: dict[str, Any] = {"image": image.path}
@@ -134,21 +143,19 @@ class RowMaker:
         return seen_size(size, self.length.family, self.limits.min_pixels, self.limits.max_pixels)
 
 
-def embedded(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with image files instead of their paths.
-
-    Only the file's name stays in ``path``: ``datasets`` drops the bytes where the path exists.
-    """
-    images = []
-    for image in record["images"]:
-        entry = dict(image)
-        path = entry.pop("image")
-        try:
-            with open(path, "rb") as file:
-                images.append({"bytes": file.read(), "path": os.path.basename(path), **entry})
-        except OSError as error:
-            raise SampleError("missing_image", f"{path} cannot be read: {error.strerror}") from error
-    return {**record, "images": images}
+def _check_texts(sample: Sample) -> None:
+    """JSON can name halves of characters (``\\ud800``), which neither a tokenizer nor a file takes."""
+    texts = [sample.sample_id, sample.question, sample.group, sample.ability, sample.data_source, sample.text]
+    for note in sample.notes:
+        texts += note
+    for source in sample.sources:
+        texts += source.name, source.label, source.question, source.text
+    try:
+        "".join(filter(None, texts)).encode()
+    except UnicodeEncodeError as error:
+        raise SampleError("record", f"a text holds half a character: {error.object[error.start :][:60]!r}") from error
+    except TypeError as error:
+        raise SampleError("record", f"texts are needed: {error}, among {texts}") from error
 
 
 def _repeated(own: list[Size], count: int) -> list[Size]:

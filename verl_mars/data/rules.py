@@ -88,7 +88,7 @@ class RowRules:
         placeholders = 0
         for number, message in enumerate(prompt):
             at = f"{key}[{number}]"
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
                 yield Problem("prompt", at, f"{str(message)[:60]!r}, but {{role, content}} is needed")
                 return
             content = message.get("content")
@@ -106,8 +106,8 @@ class RowRules:
             yield Problem("image_count", key, message)
 
     def _extra_info(self, extra: Any, images: Sequence[Any]) -> Iterator[Problem]:
-        if not isinstance(extra, Mapping) or not _is_int(extra.get("index")):
-            found = extra.get("index") if isinstance(extra, Mapping) else None
+        if not isinstance(extra, dict) or not _is_int(extra.get("index")):
+            found = extra.get("index") if isinstance(extra, dict) else None
             message = f"{found!r}, but an integer is needed: verl takes 0 for every row without one, so traces merge"
             yield Problem("index", "extra_info.index", message)
             return
@@ -128,7 +128,7 @@ class RowRules:
                 message = "missing or empty: without sources there are no mono views, so no anchors"
                 yield Problem("no_sources", "sources", message)
             return
-        if not isinstance(sources, list) or any(not isinstance(source, Mapping) for source in sources):
+        if not isinstance(sources, list) or any(not isinstance(source, dict) for source in sources):
             message = f"{str(sources)[:60]!r}, but a list of {{name, images, prompt, ground_truth}} is needed"
             yield Problem("no_sources", "sources", message)
             return
@@ -136,7 +136,7 @@ class RowRules:
         for position, source in enumerate(sources):
             yield from _source(source, f"sources[{position}]", names, images)
         extra = row.get("extra_info")
-        listed = extra.get("sources") if isinstance(extra, Mapping) else None
+        listed = extra.get("sources") if isinstance(extra, dict) else None
         if isinstance(listed, list) and listed != names:
             message = f"{listed}, but `sources` has {names}: the same names in the same order are needed"
             yield Problem("source_name", "extra_info.sources", message)
@@ -163,7 +163,7 @@ def image_entry_problem(image: Any, key: str) -> Problem | None:
     """Why an entry of ``images`` is none that verl's data set takes."""
     if isinstance(image, str):
         return _path_problem(image, key)
-    if isinstance(image, bytes) or not isinstance(image, Mapping):
+    if isinstance(image, bytes) or not isinstance(image, dict):
         return Problem("images_type", key, f"{type(image).__name__}, but {{image: path}} or {{bytes, path}} is needed")
     if "bytes" in image:
         if not image["bytes"]:
@@ -224,16 +224,16 @@ def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
     """The fused ground truth, and those of the sources."""
     reward = row.get("reward_model")
     extra = row.get("extra_info")
-    extra = extra if isinstance(extra, Mapping) else {}
+    extra = extra if isinstance(extra, dict) else {}
     task = extra.get("task")
     if not isinstance(task, str):
         yield Problem("task", "extra_info.task", f"{task!r}, but one of grounding, vqa, mcq, count, math is needed")
         return
-    text = reward.get("ground_truth") if isinstance(reward, Mapping) else None
+    text = reward.get("ground_truth") if isinstance(reward, dict) else None
     yield from _truth(task, text, "reward_model.ground_truth", extra, range(images))
     sources = row.get("sources")
     for position, source in enumerate(sources if isinstance(sources, list) else []):
-        if isinstance(source, Mapping) and source.get("ground_truth") is not None:
+        if isinstance(source, dict) and source.get("ground_truth") is not None:
             own = source.get("images")
             frames = own if isinstance(own, list) else range(images)
             yield from _truth(task, source["ground_truth"], f"sources[{position}].ground_truth", extra, frames)
@@ -266,8 +266,11 @@ def _frame(truth: GroundingTruth, key: str, sizes: Any, frames: Sequence[int]) -
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # and no bool
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(side) and side > 0 for side in value)
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    width, height = value
+    return _is_int(width) and _is_int(height) and width > 0 and height > 0

@@ -18,7 +18,7 @@ ImageKind = Literal["auto", "depth", "intensity"]
 DepthUnit = Literal["mm", "m", "sunrgbd"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageRef:
     """An image file as the raw data names it.
 
@@ -34,7 +34,7 @@ class ImageRef:
     crop: tuple[int, int, int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Boxes:
     """A grounding truth whose image has not been opened yet."""
 
@@ -51,7 +51,7 @@ class Boxes:
     """Boxes may reach beyond the image and are cut at its edge; else such a box is a fault."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceSample:
     """One source of a sample."""
 
@@ -67,7 +67,7 @@ class SourceSample:
     """Published wording for this source alone; used with the prompt style ``official``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sample:
     """One prompt-to-be with all its sources."""
 
@@ -96,7 +96,7 @@ class Sample:
         return [image for source in self.sources for image in source.images]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reject:
     """A record that cannot become a row, and why."""
 

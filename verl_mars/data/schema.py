@@ -301,9 +301,23 @@ def to_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row:
                 f"row {first_row + number}: {unknown} has no type in the Arrow schema and would be lost; "
                 f"give it one with arrow_schema(extra_info={{...}}) or arrow_schema(columns={{...}})"
             )
+    return typed_table(records, schema, first_row)
+
+
+def typed_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int = 0) -> pa.Table:
+    """As :func:`to_table`, for records that hold no key but the schema's.
+
+    Raises:
+        DataError: a value of another type.
+    """
     try:
         return pa.Table.from_pylist(list(records), schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+        if len(records) == 1:
+            raise DataError(f"row {first_row}: {error}") from error
+        half = len(records) // 2  # find the row
+        typed_table(records[:half], schema, first_row)
+        typed_table(records[half:], schema, first_row + half)
         raise DataError(f"rows {first_row} to {first_row + len(records) - 1}: {error}") from error
 
 

@@ -12,23 +12,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from verl_mars.data.faults import DataError
-from verl_mars.data.files import TEMPORARY, sync_folder, whole_file
-from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, to_table
+from verl_mars.data.files import TEMPORARY, file_hash, sync_folder, whole_file
 
 PROGRESS = ".progress"
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
-EMBED_GROUP_BYTES = 32 * 2**20
-assert EMBED_GROUP_BYTES <= ROW_GROUP_BYTES
 
 
 @dataclass
@@ -43,7 +37,7 @@ class Shard:
     """Samples that belong to it, rejected ones too."""
     rows: int
     bytes: int
-    sha256: str
+    xxh128: str
     inputs: str
     """Digest of the samples and of their image files' sizes and times."""
     tally: dict[str, Any] = field(default_factory=dict)
@@ -53,72 +47,6 @@ class Shard:
     def end(self) -> int:
         """The first sample after it."""
         return self.first + self.samples
-
-
-class ShardWriter:
-    """Writes one shard; it is there after :meth:`finish`, and not at all before."""
-
-    def __init__(self, path: Path, schema: pa.Schema, *, embed: bool) -> None:
-        self.path = path
-        self.schema = schema
-        self.embed = embed
-        self.rows = 0
-        self.bytes = 0
-        """Image bytes, in embed mode."""
-        self._partial = path.with_name(path.name + TEMPORARY)
-        self._file = open(self._partial, "wb")
-        # Encoded images do not compress, have no use for statistics, and would fill the dictionary
-        others = [name for name in _leaves(schema) if not name.endswith(".bytes")]
-        self._writer = pq.ParquetWriter(
-            self._file,
-            schema,
-            use_dictionary=others if embed else True,
-            compression={name: "snappy" for name in others} | {"images.list.element.bytes": "none"}
-            if embed
-            else "snappy",
-            write_statistics=others if embed else True,
-        )
-        self._batch: list[dict[str, Any]] = []
-        self._batch_bytes = 0
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Take a row; written when enough have come together."""
-        self._batch.append(record)
-        if self.embed:
-            size = sum(len(image["bytes"]) for image in record["images"])
-            self._batch_bytes += size
-            self.bytes += size
-        self.rows += 1
-        if len(self._batch) >= ROW_GROUP_ROWS or self._batch_bytes >= EMBED_GROUP_BYTES:
-            self._flush()
-
-    def finish(self) -> str:
-        """Write the rest and put the file under its name. Returns its SHA-256."""
-        if self._batch:
-            self._flush()
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        digest = sha256(self._partial)
-        os.replace(self._partial, self.path)
-        sync_folder(self.path.parent)
-        return digest
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        self._batch = []
-        # The disk that stopped the writer stops its footer too
-        with suppress(OSError, ValueError, pa.ArrowInvalid):
-            self._writer.close()
-        with suppress(OSError):
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        table = to_table(self._batch, self.schema, self.rows - len(self._batch))
-        self._batch, self._batch_bytes = [], 0
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
 
 class Output:
@@ -206,7 +134,7 @@ class Output:
         for path in sorted(self.progress.glob("*-[0-9]*.json")):
             shard = Shard(**read_json(path))
             file = self.folder / shard.file
-            if file.exists() and file.stat().st_size == shard.bytes and sha256(file) == shard.sha256:
+            if file.exists() and file.stat().st_size == shard.bytes and file_hash(file) == shard.xxh128:
                 shards.setdefault(shard.split, []).append(shard)
             else:
                 self.forget(shard)
@@ -285,12 +213,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that is there whole or not at all."""
     with whole_file(path, text=True) as file:
@@ -321,28 +243,6 @@ def _unbroken(shards: list[Shard]) -> list[Shard]:
             return shards[:count]
         expected = shard.end
     return shards
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's names of the leaf columns."""
-
-    def walk(kind: pa.DataType, at: str) -> Iterator[str]:
-        if pa.types.is_struct(kind):
-            for position in range(kind.num_fields):
-                yield from walk(kind.field(position).type, f"{at}.{kind.field(position).name}")
-        elif pa.types.is_list(kind):
-            yield from walk(kind.value_type, f"{at}.list.element")
-        else:
-            yield at
-
-    return [leaf for column in schema for leaf in walk(column.type, column.name)]
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

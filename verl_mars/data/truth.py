@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from verl_mars.data.faults import SampleError
 
 _MAX_JSON = 1_000_000
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: float) -> float:
@@ -17,15 +18,19 @@ def _finite(value: float) -> float:
     return value
 
 
-def _not_blank(value: str) -> str:
+def _plain_text(value: str) -> str:
     if not value.strip():
         raise SampleError("answer", "an answer is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can name one: \ud800
+        raise SampleError("answer", f"{value[:60]!r} holds half a character") from error
     return value
 
 
 Coordinate = Annotated[float, AfterValidator(_finite)]
 Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(_plain_text)]
 
 
 class Truth(BaseModel):
@@ -35,7 +40,7 @@ class Truth(BaseModel):
 
     def to_json(self) -> str:
         """The text for ``reward_model.ground_truth``: the same for the same truth, whole floats as integers."""
-        return json.dumps(_plain(self.model_dump()), ensure_ascii=False, allow_nan=False)
+        return _ENCODER.encode(_plain(self.model_dump()))
 
 
 class GroundingTruth(Truth):
@@ -127,7 +132,7 @@ def parse_truth(task: str, text: str) -> Truth:
     if len(text) > _MAX_JSON:
         raise SampleError("ground_truth", f"{len(text)} characters long, at most {_MAX_JSON} are allowed")
     try:
-        return TRUTHS[task].model_validate(json.loads(text, parse_constant=_refuse_constant))
+        return TRUTHS[task].model_validate(_DECODER.decode(text))
     except (json.JSONDecodeError, RecursionError) as error:
         raise SampleError("ground_truth", f"{text[:80]!r} is no JSON text ({error}); {_example(task)}") from error
     except SampleError:
@@ -155,6 +160,9 @@ def explain(error: ValueError, code: str, hint: str = "") -> SampleError:
 
 def _refuse_constant(name: str) -> None:
     raise SampleError("ground_truth", f"{name} is not a finite number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 _EXAMPLES = {

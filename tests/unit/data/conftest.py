@@ -1,12 +1,13 @@
 """Raw data sets and rows for the tests of verl_mars.data."""
 
-import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import raw_sets
 
-from verl_mars.data.convert import convert, settings_from
+from verl_mars.data.convert import convert
+from verl_mars.data.settings import settings_from
 
 
 @pytest.fixture
@@ -38,28 +39,4 @@ def images(tmp_path):
 @pytest.fixture
 def make_row(images):
     """A function that makes a right row; keyword arguments replace its columns, ``extra`` keys of extra_info."""
-
-    def make(index=0, extra=None, **columns):
-        row = {
-            "data_source": "test",
-            "prompt": [{"role": "user", "content": "<image><image>What is it?"}],
-            "images": [{"image": str(path)} for path in images],
-            "ability": "vqa",
-            "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["a road"]})},
-            "extra_info": {
-                "index": index,
-                "split": "train",
-                "sample_id": f"s{index}",
-                "task": "vqa",
-                "sources": ["rgb", "ir"],
-                "image_sizes": [[64, 48], [64, 48]],
-                **(extra or {}),
-            },
-            "sources": [
-                {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None},
-                {"name": "ir", "images": [1], "prompt": "<image>What?", "ground_truth": None},
-            ],
-        }
-        return row | columns
-
-    return make
+    return partial(raw_sets.row, images, (64, 48))

@@ -337,6 +337,31 @@ def make(name, root, **kwargs):
     return SETS[name](root, **kwargs)
 
 
+def row(pictures, size, index=0, extra=None, **columns):
+    """A right row of two sources; keyword arguments replace its columns, ``extra`` keys of extra_info."""
+    made = {
+        "data_source": "test",
+        "prompt": [{"role": "user", "content": "<image><image>What is it?"}],
+        "images": [{"image": str(path)} for path in pictures],
+        "ability": "vqa",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps({"answers": ["a road"]})},
+        "extra_info": {
+            "index": index,
+            "split": "train",
+            "sample_id": f"s{index}",
+            "task": "vqa",
+            "sources": ["rgb", "ir"],
+            "image_sizes": [list(size), list(size)],
+            **(extra or {}),
+        },
+        "sources": [
+            {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None},
+            {"name": "ir", "images": [1], "prompt": "<image>What?", "ground_truth": None},
+        ],
+    }
+    return made | columns
+
+
 def tree(folder):
     """Every file under a folder with the hash of its bytes."""
     return {

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import raw_sets
 
-from verl_mars.data import shards
+from verl_mars.data import shards, writer
 from verl_mars.data.check import check_files
-from verl_mars.data.convert import TooManyRejects, convert, settings_from
+from verl_mars.data.convert import TooManyRejects, convert
 from verl_mars.data.faults import DataError
+from verl_mars.data.files import file_hash
 from verl_mars.data.schema import ROW_GROUP_BYTES
+from verl_mars.data.settings import settings_from
 
 
 def large_manifest(root, rows=60, wrong=()):
@@ -68,7 +70,7 @@ def test_shards_rejects_and_manifest(small, run, tmp_path):
         assert [shard["rows"] for shard in described["shards"][:-1]] == [9] * (len(described["shards"]) - 1)
         for shard in described["shards"]:
             file = result.out / shard["file"]
-            assert file.stat().st_size == shard["bytes"] and shards.sha256(file) == shard["sha256"]
+            assert file.stat().st_size == shard["bytes"] and file_hash(file) == shard["xxh128"]
         assert described["images_per_row"] == {"2": len(part)}
         assert described["sources"] == {"depth": len(part), "rgb": len(part)}
         assert sum(described["tokens"].values()) == sum(described["answers"]["vqa"].values()) == len(part)
@@ -124,7 +126,13 @@ def test_only_some_splits_and_only_some_samples(small, run, tmp_path):
     assert run("manifest", small, tmp_path / "few", limit=7).rows == 7  # the eighth is wrong
 
 
-def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path):
+def test_a_short_conversion_starts_no_workers(small, run, monkeypatch):
+    monkeypatch.setattr("verl_mars.data.workers.ProcessPoolExecutor", None)
+    assert run("manifest", small, workers=2, **OPTIONS).rows == 57
+
+
+def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("verl_mars.data.workers.SECONDS_ALONE", 0.0)
     trees = []
     for workers in (0, 2):
         run("manifest", small, tmp_path / "out", workers=workers, **OPTIONS)
@@ -135,7 +143,7 @@ def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path):
 
 
 def test_embedded_images_keep_their_bytes_and_groups_stay_small(small, run, monkeypatch):
-    monkeypatch.setattr(shards, "EMBED_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(writer, "EMBED_GROUP_BYTES", 20_000)
     result = run("manifest", small, **(OPTIONS | {"shard_rows": 1000}), images="embed")
     file = result.files["train"][0]
     for row in table_of(result, "train"):
@@ -146,6 +154,43 @@ def test_embedded_images_keep_their_bytes_and_groups_stay_small(small, run, monk
     groups = [metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)]
     assert len(groups) > 3 and max(groups) < 40_000 < ROW_GROUP_BYTES
     assert check_files([file]).ok
+
+
+def test_a_picture_that_cannot_be_embedded_is_a_reject(small, run, monkeypatch):
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 8_000)
+    sizes = [(small / f"rgb{k}.jpg").stat().st_size for k in range(4)]
+    raw_sets.picture(small / "rgb1.jpg", (256, 192), seed=5, quality=95)
+    assert max(sizes) < 4_000 < 8_000 < (small / "rgb1.jpg").stat().st_size
+    result = run("manifest", small, **(OPTIONS | {"max_reject": 0.5}), images="embed")
+    assert result.rows == 43 and result.manifest["rejects"]["by_reason"] == {"row_group": 14, "missing_image": 3}
+    for split in result.files:
+        for row in table_of(result, split):
+            name = f"rgb{row['extra_info']['index'] % 4}.jpg"
+            assert row["images"][0] == {"bytes": (small / name).read_bytes(), "path": name}
+
+
+@pytest.mark.parametrize("change", ["gone", "shorter"])
+def test_a_picture_that_changes_while_it_is_read_is_a_reject(small, run, monkeypatch, change):
+    from verl_mars.data.rows import RowMaker
+
+    make = RowMaker.make
+
+    def make_and_change(self, sample, split, index):
+        made = make(self, sample, split, index)
+        if index == 30 and change == "gone":
+            (small / "rgb2.jpg").unlink()
+        if index == 30 and change == "shorter":
+            monkeypatch.setattr(writer.os, "fstat", lambda handle: os.stat_result([10_000] * 10))
+        return made
+
+    monkeypatch.setattr(RowMaker, "make", make_and_change)
+    result = run("manifest", small, **(OPTIONS | {"max_reject": 0.9}), images="embed")
+    told = [json.loads(line) for line in (result.out / "rejects.jsonl").read_text().splitlines()]
+    reject = next(reject for reject in told if reject["index"] == 30)
+    assert reject["code"] == ("missing_image" if change == "gone" else "truncated_image")
+    for split in result.files:
+        for row in table_of(result, split):
+            assert row["images"][0]["bytes"][:2] == b"\xff\xd8" and row["images"][1]["bytes"][:4] == b"\x89PNG"
 
 
 def test_embedded_shards_end_by_size(small, run):
@@ -350,9 +395,13 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(small, tmp_path):
     assert killed > 30 and code == 0
 
 
-def test_killed_many_times_it_ends_with_the_same_bytes(small, tmp_path):
+@pytest.mark.parametrize("images", ["path", "embed"])
+@pytest.mark.parametrize(("workers", "rows"), [(0, (5, 12, 13, 30, 31, 44, 59, 60)), (2, (2, 13, 31, 60))])
+def test_killed_many_times_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, images, workers, rows):
+    monkeypatch.setattr("verl_mars.data.workers.SECONDS_ALONE", 0.0)
+    monkeypatch.setenv("VERL_MARS_TEST_MARK", str(tmp_path))
     out = tmp_path / "out"
-    convert(*arguments(small, out))
+    convert(*arguments(small, out, images=images))
     whole = raw_sets.tree(out)
     for path in sorted(out.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -362,12 +411,21 @@ def test_killed_many_times_it_ends_with_the_same_bytes(small, tmp_path):
             if rows + rejects >= row:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        convert(*arguments(small, out), advance)
+        convert(*arguments(small, out, images=images, workers=workers), advance)
 
-    codes = [in_child(lambda row=row: run_until(row)) for row in (5, 12, 13, 30, 31, 44, 59, 60)]
+    codes = [in_child(lambda row=row: run_until(row)) for row in rows]
     assert set(codes) == {-signal.SIGKILL}
-    convert(*arguments(small, out))
+    convert(*arguments(small, out, images=images))
     assert raw_sets.tree(out) == whole
+    assert_ends(str(tmp_path))
+
+
+def assert_ends(mark):
+    """All processes with this mark end by themselves, soon."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and marked(mark):
+        time.sleep(0.1)
+    assert not marked(mark)
 
 
 def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
@@ -375,19 +433,19 @@ def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
     root = large_manifest(tmp_path / "raw", rows=400)
     for k in range(5):
         raw_sets.depth(root / f"depth{k}.png", (320, 240), near=300 + 50 * k)
-    command = [sys.executable, "-m", "verl_mars.data_prep.manifest", "--root", str(root), "--shard-rows", "40"]
+    script = "import runpy; from verl_mars.data import workers; workers.SECONDS_ALONE = 0.0; "
+    script += "runpy.run_module('verl_mars.data_prep.manifest', run_name='__main__')"
+    command = [sys.executable, "-c", script, "--root", str(root), "--shard-rows", "40"]
     command += ["--workers", "2", "--decode", "--out"]
     environment = dict(os.environ, VERL_MARS_TEST_MARK=str(tmp_path))
     process = subprocess.Popen([*command, str(tmp_path / "out")], env=environment, start_new_session=True)
     while not list((tmp_path / "out").glob("train-00003.parquet")):
         assert process.poll() is None
         time.sleep(0.02)
+    assert len(marked(str(tmp_path))) >= 3  # two workers and their parent
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and (left := marked(str(tmp_path))):
-        time.sleep(0.1)
-    assert not left
+    assert_ends(str(tmp_path))
     finished = list((tmp_path / "out").glob("train-0000[0-2].parquet"))
     times = {path: path.stat().st_mtime_ns for path in finished}
     again = subprocess.run(
@@ -455,10 +513,11 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from verl_mars.data.cli import find_converter
-from verl_mars.data.convert import convert, settings_from
+from verl_mars.data.convert import convert
 from verl_mars.data.faults import DataError
-root, out = sys.argv[1:]
-settings = settings_from(dict(root=root, out=out, images="embed", shard_rows=9, max_reject=0.1))
+from verl_mars.data.settings import settings_from
+root, out, images = sys.argv[1:]
+settings = settings_from(dict(root=root, out=out, images=images, shard_rows=9, max_reject=0.1))
 try:
     convert(find_converter("manifest"), settings)
 except DataError as error:
@@ -467,10 +526,13 @@ print(sorted(path.name for path in Path(out).rglob("*") if path.is_file() and pa
 """
 
 
-def test_a_full_disk_ends_with_a_sentence(small, tmp_path):
+@pytest.mark.parametrize(("images", "size"), [("embed", "128k"), ("path", "20k"), ("path", "40k")])
+def test_a_full_disk_ends_with_a_sentence(small, tmp_path, images, size):
     out = tmp_path / "disk"
     out.mkdir()
-    script = f'mount -t tmpfs -o size=128k none "{out}" && exec "{sys.executable}" -c "$0" "{small}" "{out}/x"'
+    script = (
+        f'mount -t tmpfs -o size={size} none "{out}" && exec "{sys.executable}" -c "$0" "{small}" "{out}/x" {images}'
+    )
     command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, FULL_DISK]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -478,5 +540,6 @@ def test_a_full_disk_ends_with_a_sentence(small, tmp_path):
         pytest.skip("no `unshare` here to make a small disk with")
     if "mount" in result.stderr or "unshare" in result.stderr:
         pytest.skip(f"no small disk can be made here: {result.stderr.strip()}")
+    assert not result.stderr
     sentence, left = result.stdout.splitlines()
     assert "no space left" in sentence and "same command" in sentence and left == "[]"

@@ -76,6 +76,14 @@ def test_a_key_without_a_type_is_refused_because_arrow_would_drop_it(tmp_path, m
     assert read["extra_info"]["regime"] == "conflicting" and read["agent_name"] == "single_turn_agent"
 
 
+def test_a_value_of_another_type_is_told_with_its_row(tmp_path, make_row):
+    schema = arrow_schema(extra_info={"difficulty": pa.int64()})
+    rows = [make_row(k, extra={"difficulty": "hard" if k == 5 else k}) for k in range(9)]
+    with pytest.raises(DataError, match="^row 5: .*hard"):
+        write_rows(tmp_path / "a.parquet", rows, schema=schema)
+    assert not list(tmp_path.glob("a.parquet*"))
+
+
 def test_a_column_without_a_type_is_refused(tmp_path, make_row):
     with pytest.raises(DataError, match="difficulty has no type"):
         write_rows(tmp_path / "a.parquet", [make_row(0, difficulty=3)])

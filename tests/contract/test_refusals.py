@@ -75,6 +75,13 @@ def test_a_setting_that_cannot_work_is_named(override, words):
     ("overrides", "words"),
     [
         (
+            [
+                "+algorithm.filter_groups={enable:true,metric:reward}",
+                "trainer.v1.sampler.custom_sampler={path:pkg://verl_mars.rollout.replay_buffer,name:OrderedReplayBuffer}",
+            ],
+            ["custom_sampler.name = 'OrderedReplayBuffer'", "dynamic sampling would be off", "null"],
+        ),
+        (
             ["+algorithm.filter_groups={enable:true,metric:acc}"],
             ["algorithm.filter_groups.metric = 'acc'", "filter_on=fused"],
         ),

@@ -39,6 +39,7 @@ def config_faults(config: DictConfig) -> Iterator[str]:
     """A sentence for each setting that cannot work, naming key, value and what is allowed."""
     yield from _estimator_faults(config)
     yield from _separate_faults(config)
+    yield from _sampler_faults(config)
     try:
         if not (uses_anchors(config) or scores_views(config)):
             return
@@ -146,12 +147,26 @@ def _rollout_faults(config: DictConfig) -> Iterator[str]:
         )
 
 
-def _filter_faults(config: DictConfig) -> Iterator[str]:
-    """Dynamic sampling (DAPO)."""
+def _filters_groups(config: DictConfig) -> bool:
+    """Whether a run has dynamic sampling (DAPO)."""
     groups = config.algorithm.get("filter_groups")
-    if groups is None or not groups.get("enable", False):
+    return groups is not None and bool(groups.get("enable", False))
+
+
+def _sampler_faults(config: DictConfig) -> Iterator[str]:
+    sampler = config.trainer.v1.sampler.get("custom_sampler") or {}
+    if _filters_groups(config) and sampler.get("path") and sampler.get("name"):
+        yield (
+            f"trainer.v1.sampler.custom_sampler.name = {sampler.name!r} with algorithm.filter_groups.enable=true: verl "
+            "gives its filter to its own replay buffers only, so dynamic sampling would be off without a word; set "
+            "path and name to null, or enable=false"
+        )
+
+
+def _filter_faults(config: DictConfig) -> Iterator[str]:
+    if not _filters_groups(config):
         return
-    metric = groups.get("metric")
+    metric = config.algorithm.filter_groups.get("metric")
     if MarsSettings.from_algorithm(config.algorithm).filter_on == "union" and metric != "reward":
         yield (
             f"algorithm.filter_groups.metric = {metric!r} with algorithm.mars.filter_on=union: anchors are rewards and "

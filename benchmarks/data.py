@@ -1,13 +1,16 @@
-"""How fast raw data become rows, and in how much memory: ``python benchmarks/data.py`` prints tables, writes JSON.
+"""How fast raw data become rows, and in how much memory: ``python benchmarks/data.py --work FOLDER``.
 
-- Path mode with header checks, two images a row, for 1,000 to 100,000 rows: rows a second, peak memory, and whether the
-  cost stays linear. All image files have names of their own; they are hard links to a few hundred pictures.
-- Embed mode beside ``datasets.Dataset.from_generator(...).to_parquet(...)`` on the same pictures (1280 x 1024, about
-  170 KB each), in turn, in a process each. The peer does less: it checks nothing and writes no hash.
-- The check of the finished files, and verl's own reader on them.
+- ``manifest`` and ``llvip``: path mode with header checks, two images a row, for 1,000 to 100,000 rows: rows a second,
+  peak memory, and whether the cost stays linear; beside it how long Pillow alone takes to open as many headers. All
+  image files have names of their own; they are hard links to a few hundred pictures.
+- ``embed``: embed mode beside ``datasets.Dataset.from_generator(...).to_parquet(...)`` on the same pictures
+  (1280 x 1024), in turn. The peer does less: it checks nothing and writes no hash.
+- ``read``: the check of the finished files, and verl's own reader on them.
 
-Every figure is the median of ``--repeats`` runs, each in a fresh process; the ratio is the median of the ratios of runs
-that followed each other, so that a busy machine slows both arms. Needs about 5 GB under ``--work``.
+Every run is a fresh process, and imports do not count. Figures are medians of ``--repeats`` runs; a ratio is the median
+of the ratios of runs that followed each other, so that a busy machine slows both arms. ``--part`` runs one part and
+leaves the other parts' results as they are. ``--work`` keeps the raw files for the next part: about 1 GB, 3 GB with
+``embed``.
 """
 
 import argparse
@@ -21,66 +24,75 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 SIZE = (1280, 1024)
 PICTURES = 300
-WORKERS = 1  # what `verl-mars data convert` starts by itself for these data sets
+WORKERS = 1  # what `verl-mars data convert` starts by itself for these data sets, where there are two cores or more
 RESULTS = Path(__file__).parent / "results" / "data.json"
-LIMITS = {"rows_per_second": 2000, "path_megabytes": 500, "embed_speed": 1.5, "embed_memory": 0.5}
+BOUNDS = {"rows_per_second": 2000, "path_megabytes": 500, "embed_speed": 1.5, "embed_memory": 0.5}
+
+Figures = dict[str, float]
 
 
-# What is measured; each in a process of its own
-
-
-def run_arm(arm: str, root: Path, out: Path, rows: int) -> None:
-    """Run one arm and print its figures as JSON."""
-    ARMS[arm](root, out, rows)  # imports count in memory, but not in time: see `timed`
-    used = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    peak = sum(used)  # this process, and the one beside it, if there is one
-    print(json.dumps({"seconds": TIMES["wall"], "cpu": TIMES["cpu"], "megabytes": peak}))
-
-
-TIMES: dict[str, float] = {}
-
-
-def _cpu() -> float:
-    """CPU seconds of this process and of those it has waited for."""
-    return sum(os.times()[:4])
+# What is measured; each arm in a process of its own
 
 
 class timed:  # noqa: N801  # reads as a statement
     """Takes the time of a block."""
 
-    def __enter__(self) -> None:
-        self.start = time.perf_counter(), _cpu()
+    wall = cpu = 0.0
+
+    def __enter__(self) -> "timed":
+        self._start = time.perf_counter(), self._used()
+        return self
 
     def __exit__(self, *_: object) -> None:
-        TIMES["wall"] = time.perf_counter() - self.start[0]
-        TIMES["cpu"] = _cpu() - self.start[1]
+        self.wall = time.perf_counter() - self._start[0]
+        self.cpu = self._used() - self._start[1]
+
+    @staticmethod
+    def _used() -> float:
+        """CPU seconds of this process and of those it has waited for."""
+        return sum(os.times()[:4])
 
 
-def convert_arm(images: str, converter: str) -> Any:
+def convert_arm(images: str, converter: str, workers: int) -> Callable[[Path, Path, int], timed]:
     """A conversion, as ``verl-mars data convert`` does it."""
 
-    def run(root: Path, out: Path, rows: int) -> None:
+    def run(root: Path, out: Path, rows: int) -> timed:
         from verl_mars.data.cli import find_converter
         from verl_mars.data.convert import convert
         from verl_mars.data.settings import settings_from
 
         settings = settings_from(
-            {"root": root, "out": out, "images": images, "limit": rows, "val_fraction": 0.0, "workers": WORKERS}
+            {"root": root, "out": out, "images": images, "limit": rows, "val_fraction": 0.0, "workers": workers}
         )
-        with timed():
+        with timed() as block:
             result = convert(find_converter(converter), settings)
         assert result.rows == rows and result.rejects == 0
+        return block
 
     return run
 
 
-def datasets_arm(root: Path, out: Path, rows: int) -> None:
+def pillow_arm(root: Path, out: Path, rows: int) -> timed:
+    """Pillow opens the same headers and does nothing else."""
+    from PIL import Image
+
+    names = [f"{folder}/train/{row:06d}.jpg" for row in range(rows) for folder in ("visible", "infrared")]
+    with timed() as block:
+        for name in names:
+            with Image.open(root / name) as image:
+                assert image.size == SIZE
+    return block
+
+
+def datasets_arm(root: Path, out: Path, rows: int) -> timed:
     """The usual way: a generator of dicts, an Image feature, to_parquet."""
     import datasets
 
@@ -114,61 +126,103 @@ def datasets_arm(root: Path, out: Path, rows: int) -> None:
             }
 
     out.mkdir()
-    with timed():
+    with timed() as block:
         dataset = datasets.Dataset.from_generator(generate, features=features, cache_dir=str(out / "cache"))
         dataset.to_parquet(out / "train.parquet")
     assert len(dataset) == rows
+    return block
 
 
-def check_arm(root: Path, out: Path, rows: int) -> None:
+def check_arm(root: Path, out: Path, rows: int) -> timed:
     """``check_files`` on a finished conversion."""
     from verl_mars.data.check import check_files
 
-    with timed():
+    with timed() as block:
         report = check_files(sorted(map(str, out.glob("*.parquet"))))
     assert report.ok and report.rows == rows
+    return block
 
 
-def verl_arm(root: Path, out: Path, rows: int) -> None:
+def verl_arm(root: Path, out: Path, rows: int) -> timed:
     """verl's own reader on a finished conversion: load, and every row once."""
     from verl_mars.data.processor import standin_processor
     from verl_mars.data.validate import _verl_dataset
 
     processor = standin_processor()
-    with tempfile.TemporaryDirectory(dir=root) as cache, timed():
+    with tempfile.TemporaryDirectory(dir=root) as cache, timed() as block:
         dataset = _verl_dataset(sorted(map(str, out.glob("*.parquet"))), processor, cache)
         for number in range(len(dataset)):
             dataset[number]
     assert len(dataset) == rows
+    return block
 
 
-ARMS = {
-    "path": convert_arm("path", "manifest"),
-    "path llvip": convert_arm("path", "llvip"),
-    "embed": convert_arm("embed", "manifest"),
+ARMS: dict[str, Callable[[Path, Path, int], timed]] = {
+    "manifest": convert_arm("path", "manifest", WORKERS),
+    "manifest alone": convert_arm("path", "manifest", 0),
+    "llvip": convert_arm("path", "llvip", WORKERS),
+    "llvip alone": convert_arm("path", "llvip", 0),
+    "embed": convert_arm("embed", "manifest", WORKERS),
+    "embed alone": convert_arm("embed", "manifest", 0),
+    "pillow": pillow_arm,
     "datasets": datasets_arm,
     "check": check_arm,
     "verl": verl_arm,
 }
 
 
+def run_arm(arm: str, root: Path, out: Path, rows: int) -> None:
+    """Run one arm and print its figures as JSON."""
+    block = ARMS[arm](root, out, rows)
+    # This process, and the one beside it, if there was one
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    print(json.dumps({"rows": rows, "seconds": block.wall, "cpu_seconds": block.cpu, "megabytes": peak}))
+
+
 # The measuring
 
 
-def measure(arm: str, root: Path, out: Path, rows: int, *, keep: bool = False) -> dict[str, float]:
-    """Figures of one run in a fresh process, on a folder that is empty unless ``keep``."""
-    if not keep:
-        shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-W", "ignore", __file__, "--arm", arm, "--root", str(root), "--out", str(out)]
-    environment = dict(os.environ, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    done = subprocess.run([*command, "--rows", str(rows)], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{arm} failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+class Bench:
+    """Raw data under a folder, and runs on them."""
+
+    def __init__(self, work: Path, rows: int, repeats: int) -> None:
+        self.root = work / f"raw-{rows}"
+        self.out = work / "out"
+        self.repeats = repeats
+        if not self.root.exists():
+            print(f"making {rows} pairs of pictures ...", flush=True)
+            partial = work / "raw.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            make_raw(partial, rows)
+            partial.rename(self.root)
+
+    def run(self, arm: str, rows: int, *, keep: bool = False) -> Figures:
+        """Figures of one run in a fresh process, into a folder that is empty unless ``keep``."""
+        if not keep:
+            shutil.rmtree(self.out, ignore_errors=True)
+        command = [sys.executable, "-W", "ignore", __file__, "--arm", arm, "--rows", str(rows)]
+        environment = dict(os.environ, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+        done = subprocess.run(
+            [*command, "--root", str(self.root), "--out", str(self.out)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        if done.returncode:
+            raise SystemExit(f"{arm} failed:\n{done.stderr}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def several(self, arms: list[str], rows: int, *, keep: bool = False) -> dict[str, list[Figures]]:
+        """Runs of several arms in turn."""
+        runs: dict[str, list[Figures]] = {arm: [] for arm in arms}
+        for _ in range(self.repeats):
+            for arm in arms:
+                runs[arm].append(self.run(arm, rows, keep=keep))
+        return runs
 
 
 def make_raw(root: Path, rows: int) -> None:
-    """A manifest of pairs and LLVIP's layout over the same pictures."""
+    """A manifest of pairs, and LLVIP's layout over the same pictures."""
     import numpy as np
     from PIL import Image
 
@@ -193,114 +247,138 @@ def make_raw(root: Path, rows: int) -> None:
                 os.link(pictures / f"{(2 * number + shift) % PICTURES}.jpg", root / name)
                 names.append({"name": kind, "images": name})
             (root / "Annotations" / f"{number:06d}.xml").write_text(voc)
-            line = {"id": number, "question": "Is there a person?", "answer": "yes", "sources": names}
-            manifest.write(json.dumps(line) + "\n")
+            question = f"Is person {number} to be seen?"
+            manifest.write(json.dumps({"id": number, "question": question, "answer": "yes", "sources": names}) + "\n")
 
 
-def median(runs: list[dict[str, float]], key: str) -> float:
-    """Median of one figure."""
-    return statistics.median(run[key] for run in runs)
+def middle(runs: list[Figures]) -> Figures:
+    """Medians of some runs, with rows a second and microseconds of CPU time a row."""
+    found = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    found["rows_per_second"] = found["rows"] / found["seconds"]
+    found["cpu_us_per_row"] = found["cpu_seconds"] / found["rows"] * 1e6
+    return {key: round(value, 3) for key, value in found.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=100_000, help="the largest conversion in path mode")
-    parser.add_argument("--embed-rows", type=int, default=2_000)
-    parser.add_argument("--work", type=Path, default=None, help="where files go; they are removed at the end")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.arm:
-        run_arm(options.arm, options.root, options.out, options.rows)
-        return
-    with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        result = benchmark(Path(folder), options)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"results: {RESULTS}")
+def show(name: str, found: Figures) -> None:
+    """A line of the table."""
+    speed, cpu, memory = (found[key] for key in ("rows_per_second", "cpu_us_per_row", "megabytes"))
+    print(f"{name:28} {speed:8.0f} rows/s {cpu:8.0f} us of CPU a row {memory:6.0f} MB", flush=True)
 
 
-def benchmark(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All measurements."""
+# The parts
+
+
+def scaling_part(bench: Bench, converter: str, counts: list[int]) -> dict[str, Any]:
+    """Path mode, for more and more rows."""
+    steps = []
+    for rows in counts:
+        runs = bench.several([converter, f"{converter} alone", "pillow"], rows)
+        step = {arm.removeprefix(converter).strip() or "default": middle(found) for arm, found in runs.items()}
+        for arm, found in step.items():
+            show(f"{converter}, {rows} rows, {arm}", found)
+        steps.append(step)
+    # The first thousand rows carry the start: what further rows cost is compared
+    costs = [
+        (large["alone"]["cpu_seconds"] - small["alone"]["cpu_seconds"])
+        / (large["alone"]["rows"] - small["alone"]["rows"])
+        for small, large in zip(steps, steps[1:], strict=False)
+    ]
+    return {
+        "steps": steps,
+        "cost_growth": round(costs[-1] / costs[0], 3) if len(costs) > 1 else None,
+        "holds": {
+            "rows_per_second": steps[-1]["default"]["rows_per_second"] >= BOUNDS["rows_per_second"],
+            "path_megabytes": max(s["default"]["megabytes"] for s in steps) < BOUNDS["path_megabytes"],
+        },
+    }
+
+
+def embed_part(bench: Bench, rows: int) -> dict[str, Any]:
+    """Embed mode and its peer."""
+    pictures = (bench.root / "pictures").iterdir()
+    result: dict[str, Any] = {"picture_kilobytes": round(statistics.mean(p.stat().st_size for p in pictures) / 1024)}
+    runs = bench.several(["embed", "datasets", "embed alone"], rows)
+    for arm, found in runs.items():
+        result[arm] = middle(found)
+        show(f"{arm}, {rows} rows", result[arm])
+    for arm in ("embed", "embed alone"):
+        pairs = list(zip(runs[arm], runs["datasets"], strict=True))
+        result[f"{arm}: speed"] = round(statistics.median(b["seconds"] / a["seconds"] for a, b in pairs), 3)
+        result[f"{arm}: cpu"] = round(statistics.median(b["cpu_seconds"] / a["cpu_seconds"] for a, b in pairs), 3)
+        result[f"{arm}: memory"] = round(statistics.median(a["megabytes"] / b["megabytes"] for a, b in pairs), 3)
+    result["holds"] = {
+        "embed_speed": result["embed: speed"] >= BOUNDS["embed_speed"],
+        "embed_memory": result["embed: memory"] <= BOUNDS["embed_memory"],
+    }
+    return result
+
+
+def read_part(bench: Bench, rows: int) -> dict[str, Any]:
+    """What reads the files afterwards."""
+    bench.run("manifest", rows)
+    runs = bench.several(["check", "verl"], rows, keep=True)
+    result = {arm: middle(found) for arm, found in runs.items()}
+    for arm, found in result.items():
+        show(f"{arm}, {rows} rows", found)
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """What it runs on."""
     import datasets
     import PIL
     import pyarrow
 
-    root, out = work / "raw", work / "out"
-    print(f"making {options.rows} pairs of pictures ...", flush=True)
-    make_raw(root, options.rows)
-    size = statistics.mean(path.stat().st_size for path in (root / "pictures").iterdir())
-    result: dict[str, Any] = {
-        "python": platform.python_version(),
-        "versions": {"pyarrow": pyarrow.__version__, "pillow": PIL.__version__, "datasets": datasets.__version__},
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": model,
         "cores": os.cpu_count(),
-        "repeats": options.repeats,
-        "picture_kilobytes": round(size / 1024),
-        "limits": LIMITS,
+        "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
+        "load_before": [round(load, 1) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "pyarrow": pyarrow.__version__,
+        "pillow": PIL.__version__,
+        "datasets": datasets.__version__,
     }
-    scaling = []
-    counts = [count for count in (1_000, 10_000, 100_000) if count <= options.rows]
-    print(f"\n{'path mode':24} {'rows/s':>8} {'us/row CPU':>11} {'MB':>6}")
-    for rows in counts:
-        runs = [measure("path", root, out, rows) for _ in range(options.repeats)]
-        scaling.append(figures(f"manifest, {rows} rows", rows, runs))
-    checked = [measure("check", root, out, counts[-1], keep=True) for _ in range(options.repeats)]
-    result["check_files"] = figures("  check_files on these", counts[-1], checked)
-    read = [measure("verl", root, out, counts[-1], keep=True)]
-    result["verl_reader"] = figures("  verl's reader on these", counts[-1], read)
-    runs = [measure("path llvip", root, out, counts[-1]) for _ in range(options.repeats)]
-    result["path_llvip"] = figures(f"llvip, {counts[-1]} rows", counts[-1], runs)
-    result["path"] = scaling
-    # The first thousand rows carry the start: what ten thousand more rows cost is compared
-    costs = [
-        (large["cpu"] - small["cpu"]) / (large["rows"] - small["rows"])
-        for small, large in zip(scaling, scaling[1:], strict=False)
-    ]
-    result["cost_growth"] = costs[-1] / costs[0] if len(costs) > 1 else None
-    print(f"CPU time of a further row, last step over first: {result['cost_growth'] or float('nan'):.2f}")
-
-    pairs = []
-    for _ in range(options.repeats):
-        ours = measure("embed", root, out, options.embed_rows)
-        theirs = measure("datasets", root, out, options.embed_rows)
-        pairs.append((ours, theirs))
-    print(f"\n{'embed mode':24} {'rows/s':>8} {'us/row CPU':>11} {'MB':>6}")
-    result["embed"] = figures("verl-mars", options.embed_rows, [ours for ours, _ in pairs])
-    result["datasets"] = figures("datasets", options.embed_rows, [theirs for _, theirs in pairs])
-    result["embed_speed"] = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
-    result["embed_cpu"] = statistics.median(theirs["cpu"] / ours["cpu"] for ours, theirs in pairs)
-    result["embed_memory"] = statistics.median(ours["megabytes"] / theirs["megabytes"] for ours, theirs in pairs)
-    print(
-        f"verl-mars is {result['embed_speed']:.2f} times as fast ({result['embed_cpu']:.2f} times in CPU time) "
-        f"and needs {result['embed_memory']:.2f} of the memory"
-    )
-    verdicts = {
-        "rows_per_second": min(scaling[-1]["rows_per_second"], result["path_llvip"]["rows_per_second"]) >= 2000,
-        "path_megabytes": max(part["megabytes"] for part in [*scaling, result["path_llvip"]]) < 500,
-        "embed_speed": result["embed_speed"] >= 1.5,
-        "embed_memory": result["embed_memory"] <= 0.5,
-    }
-    result["holds"] = verdicts
-    print("  ".join(f"{name}: {'holds' if holds else 'FAILS'}" for name, holds in verdicts.items()))
-    return result
 
 
-def figures(name: str, rows: int, runs: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of some runs, printed as a line of the table."""
-    found = {
-        "rows": rows,
-        "seconds": median(runs, "seconds"),
-        "cpu": median(runs, "cpu"),
-        "megabytes": median(runs, "megabytes"),
-        "rows_per_second": rows / median(runs, "seconds"),
-    }
-    print(
-        f"{name:24} {found['rows_per_second']:8.0f} {found['cpu'] / rows * 1e6:11.0f} {found['megabytes']:6.0f}",
-        flush=True,
-    )
-    return found
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["manifest", "llvip", "embed", "read"], action="append")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=100_000, help="the largest conversion in path mode")
+    parser.add_argument("--embed-rows", type=int, default=5_000)
+    parser.add_argument("--work", type=Path, help="where raw files stay; without it they are removed at the end")
+    for hidden in ("--arm", "--root", "--out"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        run_arm(options.arm, Path(options.root), Path(options.out), options.rows)
+        return
+    counts = [count for count in (1_000, 10_000, 100_000) if count < options.rows] + [options.rows]
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        bench = Bench(work, options.rows, options.repeats)
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for part in options.part or ["manifest", "llvip", "embed", "read"]:
+            about = {"machine": machine(), "repeats": options.repeats}
+            if part == "embed":
+                found = embed_part(bench, options.embed_rows)
+            elif part == "read":
+                found = read_part(bench, counts[-1])
+            else:
+                found = scaling_part(bench, part, counts)
+            results[part] = about | found
+            print("  ".join(f"{name}: {'holds' if held else 'FAILS'}" for name, held in found.get("holds", {}).items()))
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps({"bounds": BOUNDS} | results, indent=1) + "\n")
+        shutil.rmtree(bench.out, ignore_errors=True)
+    print(f"results: {RESULTS}")
 
 
 if __name__ == "__main__":

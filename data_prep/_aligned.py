@@ -9,7 +9,7 @@ from verl_mars.data.sample import Boxes, ImageRef, Reject, SourceSample
 
 QUESTIONS = (
     "Detect every {things} in the scene.",
-    "Find all {things} in view and give their boxes.",
+    "Find each {things} in view and give its box.",
     "Where is each {things}? Give one box for each.",
     "Locate each {things} that can be seen.",
 )

@@ -12,6 +12,7 @@ import os
 import struct
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -26,6 +27,8 @@ ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 64
 _ORIENTATION = 0x0112
 _DEEP_MODES = ("I", "F")
+_START = 4096
+_START_OF_SCAN, _APP2 = 0xDA, 0xE2  # markers of JPEG segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,10 @@ def encoded_bytes(data_uri: str) -> bytes:
 
 
 def _read(file: BinaryIO, name: str, decode: bool) -> ImageHeader:
+    known = None if decode else _known_header(file)
+    if known is not None and _is_whole(file, known.format):
+        return known
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -128,12 +135,47 @@ def _read(file: BinaryIO, name: str, decode: bool) -> ImageHeader:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise SampleError("bomb", f"{name}: {width} x {height} pixels, at most {MAX_PIXELS} are allowed")
-        # A phone's MPO file is a JPEG whose further frames (depth, gain map) no viewer shows
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        header = ImageHeader(width, height, image.mode, image.format or "", _orientation(image), frames)
+        header = _header(image)
         if decode or not _is_whole(file, header.format):
             _decode(image, name)
     return header
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    # A phone's MPO file is a JPEG whose further frames (depth, gain map) no viewer shows
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    return ImageHeader(*image.size, image.mode, image.format or "", _orientation(image), frames)
+
+
+def _known_header(file: BinaryIO) -> ImageHeader | None:
+    """The header of a JPEG that begins like one before it.
+
+    A camera's pictures have the same bytes up to their pixels, and Pillow's answer depends on these alone. So it is
+    asked once for each such beginning; ``None`` where there is none, or where Pillow does not take it.
+    """
+    start = file.read(_START)
+    if not start.startswith(b"\xff\xd8\xff"):
+        return None
+    position = 2
+    while position + 4 <= len(start) and start[position] == 0xFF:
+        marker = start[position + 1]
+        position += 2 + int.from_bytes(start[position + 2 : position + 4], "big")
+        if marker == _START_OF_SCAN and position <= len(start):
+            return _header_of_start(start[:position])
+        if marker == _APP2:  # may lead to further frames
+            return None
+    return None
+
+
+@lru_cache(maxsize=256)
+def _header_of_start(start: bytes) -> ImageHeader | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(start), formats=("JPEG",)) as image:
+                return _header(image) if image.width * image.height <= MAX_PIXELS else None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return None  # opening the whole file says what is wrong
 
 
 def _orientation(image: Image.Image) -> int:

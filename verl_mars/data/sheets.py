@@ -3,6 +3,7 @@
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,12 +20,13 @@ WIDTH = 1680
 MARGIN = 24
 GAP = 12
 CELL_HEIGHT = 300
-LARGE_CELL_HEIGHT = 420
+LARGE_CELL_HEIGHT = 560
 """Where a row has one or two images."""
 MAX_CELL_WIDTH = 800
 LINE = 21
 TEXT_COLUMNS = 150
-MAX_TEXT_LINES = 9
+MAX_TEXT_LINES = 24
+TEXT_GAP = 7
 INK, SOFT, RULE, PAPER = (28, 28, 30), (110, 110, 116), (222, 222, 226), (255, 255, 255)
 BOX_COLOURS = ((0, 220, 120), (255, 176, 0), (0, 176, 255), (255, 80, 160), (180, 120, 255), (255, 255, 0))
 FAULT = (196, 30, 30)
@@ -101,7 +103,7 @@ def draw_row(placed: Placed) -> Image.Image:
     lines = list(_lines(row))
     strips = _strips(cells)
     height = MARGIN + 2 * LINE + sum(max(cell.height for cell in strip) + GAP for strip in strips)
-    height += LINE * sum(len(text) for _, text in lines) + 2 * MARGIN
+    height += sum(LINE * len(text) + TEXT_GAP for _, text in lines) + 2 * MARGIN
     canvas = Image.new("RGB", (WIDTH, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     title = f"{row.get('data_source')}  ·  {extra.get('sample_id', '?')}"
@@ -120,6 +122,7 @@ def draw_row(placed: Placed) -> Image.Image:
         for line in text:
             draw.text((MARGIN + 190, top), line, INK, _font(15))
             top += LINE
+        top += TEXT_GAP
     draw.line((MARGIN, height - MARGIN // 2, WIDTH - MARGIN, height - MARGIN // 2), RULE, 2)
     return canvas
 
@@ -165,6 +168,8 @@ def _cell(picture: Image.Image, caption: str, truth: _Boxes | None, position: in
         if truth.frame != position:
             caption += f"  (boxes of image {truth.frame})"
     note = f"{picture.width} x {picture.height}"
+    if truth is not None and truth.frame == position:
+        note += "  ·  " + (", ".join(f"{count} {name}" for name, count in Counter(truth.labels).items()) or "no box")
     cell = Image.new("RGB", (max(shown.width, 150), shown.height + LINE + 4), PAPER)
     draw = ImageDraw.Draw(cell)
     font = _font(14, bold=True)
@@ -177,17 +182,23 @@ def _cell(picture: Image.Image, caption: str, truth: _Boxes | None, position: in
 def _draw_boxes(shown: Image.Image, truth: _Boxes, factor: float, *, thin: bool) -> None:
     draw = ImageDraw.Draw(shown)
     kinds = sorted(set(truth.labels))
-    font = _font(12, bold=True)
-    for box, label in zip(truth.boxes, truth.labels, strict=True):
-        colour = BOX_COLOURS[kinds.index(label) % len(BOX_COLOURS)]
-        x1, y1, x2, y2 = (value * factor for value in box)
+    colours = [BOX_COLOURS[kinds.index(label) % len(BOX_COLOURS)] for label in truth.labels]
+    corners = [tuple(value * factor for value in box) for box in truth.boxes]
+    for (x1, y1, x2, y2), colour in zip(corners, colours, strict=True):
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=1 if thin else 3)
-        if not thin:
-            width = draw.textlength(label, font)
-            top = y1 - 15 if y1 >= 15 else y1
-            left = max(0.0, min(x1, shown.width - width - 6))
-            draw.rectangle((left, top, left + width + 6, top + 15), fill=colour)
-            draw.text((left + 3, top), label, (0, 0, 0), font)
+    if thin:
+        return
+    font = _font(12, bold=True)
+    taken: list[tuple[float, float, float]] = []
+    for (x1, y1, _, _), label, colour in zip(corners, truth.labels, colours, strict=True):
+        width = draw.textlength(label, font) + 6
+        top = y1 - 15 if y1 >= 15 else y1
+        left = max(0.0, min(x1, shown.width - width))
+        if any(left < end and start < left + width and abs(top - y) < 15 for start, y, end in taken):
+            continue  # in a crowd labels would hide each other; the caption counts them
+        taken.append((left, top, left + width))
+        draw.rectangle((left, top, left + width, top + 15), fill=colour)
+        draw.text((left + 3, top), label, (0, 0, 0), font)
 
 
 def _broken(caption: str, message: str) -> Image.Image:

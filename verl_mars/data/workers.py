@@ -21,35 +21,26 @@ from verl_mars.data.stream import Job
 from verl_mars.data.truth import explain
 
 CHUNK = 64
-SECONDS_ALONE = 2.0
-"""Work in this process before others are started, which takes about as long."""
+SECONDS_ALONE = 1.0
+"""Work in this process before others are started, which use as much time to start."""
 Outcome = Made | dict[str, Any]
+Item = Job | dict[str, Any]
+"""A sample, or a reject of the converter."""
 
 
-def outcomes(
-    maker: RowMaker, pending: Iterator[Job | dict[str, Any]], workers: int
-) -> Generator[tuple[Job | None, Any], None, None]:
+def outcomes(maker: RowMaker, pending: Iterator[Item], workers: int) -> Generator[tuple[Job | None, Any], None, None]:
     """(job, row or reject) in the order of ``pending``; (None, reject) for what the converter rejected.
 
     Raises:
         DataError: a worker process was ended from outside.
     """
-    begin = time.monotonic()
-    for job in pending:
-        yield (job, outcome(maker, job)) if isinstance(job, Job) else (None, job)
-        if workers and time.monotonic() - begin >= SECONDS_ALONE:
-            break
-    else:
+    if workers == 0:
+        yield from _alone(maker, pending)
         return
-    chunks: deque[tuple[list[Job | dict[str, Any]], Future[list[Outcome]]]] = deque()
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (maker,)) as pool:
         try:
-            while chunk := list(islice(pending, CHUNK)):
-                chunks.append((chunk, pool.submit(_work, [job for job in chunk if isinstance(job, Job)])))
-                if len(chunks) > 3 * workers:
-                    yield from _joined(*chunks.popleft())
-            while chunks:
-                yield from _joined(*chunks.popleft())
+            yield from _until_started(pool, workers, _alone(maker, pending))
+            yield from _beside(pool, workers, pending)
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process ended too early. If it was killed for its memory, give the same command again with "
@@ -58,6 +49,37 @@ def outcomes(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _alone(maker: RowMaker, pending: Iterator[Item]) -> Iterator[tuple[Job | None, Any]]:
+    for job in pending:
+        yield (job, outcome(maker, job)) if isinstance(job, Job) else (None, job)
+
+
+def _until_started(pool: ProcessPoolExecutor, workers: int, made: Iterator[tuple[Job | None, Any]]) -> Iterator[Any]:
+    """What is made in this process until another one is ready; a short conversion starts none."""
+    begin = time.monotonic()
+    first: list[Future[int]] = []
+    for item in made:
+        yield item
+        if not first and time.monotonic() - begin >= SECONDS_ALONE:
+            first = [pool.submit(os.getpid) for _ in range(workers)]
+        if first and _any_done(first):
+            return
+
+
+def _any_done(futures: list[Future[int]]) -> bool:
+    return any(future.done() for future in futures)
+
+
+def _beside(pool: ProcessPoolExecutor, workers: int, pending: Iterator[Item]) -> Iterator[tuple[Job | None, Any]]:
+    chunks: deque[tuple[list[Item], Future[list[Outcome]]]] = deque()
+    while chunk := list(islice(pending, CHUNK)):
+        chunks.append((chunk, pool.submit(_work, [job for job in chunk if isinstance(job, Job)])))
+        if len(chunks) > 3 * workers:
+            yield from _joined(*chunks.popleft())
+    while chunks:
+        yield from _joined(*chunks.popleft())
 
 
 def outcome(maker: RowMaker, job: Job) -> Outcome:
@@ -98,5 +120,5 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(jobs: list[Job]) -> list[Made | dict[str, Any]]:
+def _work(jobs: list[Job]) -> list[Outcome]:
     return [outcome(_worker_maker, job) for job in jobs]

@@ -154,25 +154,37 @@ def test_sheets_of_every_set(call, raw, run, tmp_path, name, images):
 
 
 def test_boxes_are_drawn_where_they_are(tmp_path, make_row):
-    path = raw_sets.picture(tmp_path / "large.png", (400, 420))
-    truth = {"boxes": [[100, 60, 200, 240]], "labels": ["car"], "frame": 0, "size": [400, 420]}
+    size = [400, sheets.LARGE_CELL_HEIGHT]  # the pictures keep their size
+    path = raw_sets.picture(tmp_path / "large.png", tuple(size))
+    truth = {"boxes": [[100, 60, 200, 240]], "labels": ["car"], "frame": 0, "size": size}
     row = make_row(
         0,
         images=[{"image": str(path)}, {"image": str(path)}],
-        extra={"task": "grounding", "image_sizes": [[400, 420]] * 2},
+        extra={"task": "grounding", "image_sizes": [size] * 2},
         reward_model={"style": "rule", "ground_truth": json.dumps(truth)},
     )
     write_rows(tmp_path / "a.parquet", [row])
     (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
     pixels = np.asarray(Image.open(sheet)).astype(int)
     green = (np.abs(pixels - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
-    left = sheets.MARGIN  # the pictures keep their size: 420 pixels are the height of a cell
+    left = sheets.MARGIN
     top = sheets.MARGIN + 2 * sheets.LINE + sheets.LINE + 2
     assert green[1].min() == left + 100 and green[0].max() == top + 240 - 1
     first = green[1][green[1] < left + 400]
     assert first.max() == left + 200 - 1
     second = green[1][green[1] > left + 400]
     assert second.min() == left + 400 + sheets.GAP + 100  # aligned: drawn thinly on the other source too
+
+
+def test_labels_do_not_hide_each_other():
+    def drawn(boxes, labels):
+        picture = Image.new("RGB", (400, 300))
+        sheets._draw_boxes(picture, sheets._Boxes(boxes, labels, 0, (400, 300)), 1.0, thin=False)
+        return picture.tobytes()
+
+    box, apart = [100, 100, 200, 200], [100, 150, 200, 200]
+    assert drawn([box, box], ["car", "car"]) == drawn([box], ["car"])
+    assert drawn([box, apart], ["car", "car"]) != drawn([box], ["car"])
 
 
 def test_a_source_with_its_own_truth_has_its_own_boxes(raw, run, tmp_path):

@@ -1,6 +1,7 @@
 """The pipeline: shards, splits, rejects, manifest, resuming after any kind of end."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import raw_sets
 
 from verl_mars.data import shards, writer
+from verl_mars.data import workers as workers_module
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects, convert
 from verl_mars.data.faults import DataError
@@ -126,13 +128,19 @@ def test_only_some_splits_and_only_some_samples(small, run, tmp_path):
     assert run("manifest", small, tmp_path / "few", limit=7).rows == 7  # the eighth is wrong
 
 
+def start_workers_at_once(set_attribute):
+    """Make the first row alone and all others in workers, by a function like ``setattr``."""
+    set_attribute(workers_module, "SECONDS_ALONE", 0.0)
+    set_attribute(workers_module, "_any_done", lambda futures: futures[0].result() > 0)
+
+
 def test_a_short_conversion_starts_no_workers(small, run, monkeypatch):
-    monkeypatch.setattr("verl_mars.data.workers.ProcessPoolExecutor", None)
+    monkeypatch.setattr(workers_module.ProcessPoolExecutor, "submit", None)
     assert run("manifest", small, workers=2, **OPTIONS).rows == 57
 
 
 def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("verl_mars.data.workers.SECONDS_ALONE", 0.0)
+    start_workers_at_once(monkeypatch.setattr)
     trees = []
     for workers in (0, 2):
         run("manifest", small, tmp_path / "out", workers=workers, **OPTIONS)
@@ -398,7 +406,7 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(small, tmp_path):
 @pytest.mark.parametrize("images", ["path", "embed"])
 @pytest.mark.parametrize(("workers", "rows"), [(0, (5, 12, 13, 30, 31, 44, 59, 60)), (2, (2, 13, 31, 60))])
 def test_killed_many_times_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, images, workers, rows):
-    monkeypatch.setattr("verl_mars.data.workers.SECONDS_ALONE", 0.0)
+    start_workers_at_once(monkeypatch.setattr)
     monkeypatch.setenv("VERL_MARS_TEST_MARK", str(tmp_path))
     out = tmp_path / "out"
     convert(*arguments(small, out, images=images))
@@ -433,7 +441,8 @@ def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
     root = large_manifest(tmp_path / "raw", rows=400)
     for k in range(5):
         raw_sets.depth(root / f"depth{k}.png", (320, 240), near=300 + 50 * k)
-    script = "import runpy; from verl_mars.data import workers; workers.SECONDS_ALONE = 0.0; "
+    script = f"import runpy, sys; sys.path.append({str(Path(__file__).parent)!r}); import test_data_convert as this; "
+    script += "this.start_workers_at_once(setattr); "
     script += "runpy.run_module('verl_mars.data_prep.manifest', run_name='__main__')"
     command = [sys.executable, "-c", script, "--root", str(root), "--shard-rows", "40"]
     command += ["--workers", "2", "--decode", "--out"]
@@ -478,6 +487,22 @@ def marked(mark):
         except OSError:
             continue
     return found
+
+
+def test_a_killed_worker_ends_with_a_sentence(small, tmp_path, monkeypatch):
+    start_workers_at_once(monkeypatch.setattr)
+    monkeypatch.setattr(workers_module, "CHUNK", 4)
+
+    def advance(rows, rejects):
+        for worker in multiprocessing.active_children() if rows == 12 else ():
+            worker.kill()
+
+    with pytest.raises(DataError, match="fewer --workers"):
+        convert(*arguments(small, tmp_path / "out", workers=1), advance)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    convert(*arguments(small, tmp_path / "out"))
+    whole = raw_sets.tree(tmp_path / "out")
+    assert {"manifest.json", "rejects.jsonl", "train-00000.parquet"} < set(whole)
 
 
 # A full disk

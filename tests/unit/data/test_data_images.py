@@ -131,3 +131,81 @@ def test_a_broken_exif_entry_turns_nothing():
     stream = io.BytesIO()
     Image.new("RGB", (20, 10)).save(stream, "JPEG", exif=b"Exif\x00\x00garbage")
     assert read_header(stream.getvalue()).orientation == 1
+
+
+def jpegs():
+    """JPEGs of every kind that begins in a way of its own."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    turned, long = Image.Exif(), Image.Exif()
+    turned[0x0112], long[0x0112], long[0x010E] = 6, 3, "x" * 5000
+    kinds = {
+        "plain": (noise, {}),
+        "other size": (noise.resize((50, 40)), {}),
+        "gray": (noise.convert("L"), {}),
+        "four bands": (noise.convert("CMYK"), {}),
+        "progressive": (noise, {"progressive": True}),
+        "own tables": (noise, {"optimize": True, "quality": 30}),
+        "comment": (noise, {"comment": b"\xff\xda\x00\x02"}),
+        "profile": (noise, {"icc_profile": bytes(600)}),
+        "turned": (noise, {"exif": turned}),
+        "long start": (noise, {"exif": long}),
+    }
+    for name, (image, options) in kinds.items():
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", **options)
+        yield name, buffer.getvalue()
+    frames = io.BytesIO()
+    noise.save(frames, "MPO", save_all=True, append_images=[noise])
+    yield "frames", frames.getvalue()
+    plain = io.BytesIO()
+    noise.save(plain, "JPEG")
+    yield "padded", plain.getvalue().replace(b"\xff\xdb", b"\xff\xff\xdb", 1)
+    yield "two starts", plain.getvalue()[:2] + plain.getvalue()
+
+
+JPEGS = dict(jpegs())
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_known_beginning_says_what_pillow_says_of_the_whole_file(kind, monkeypatch):
+    content = JPEGS[kind]
+    twice = read_header(content), read_header(content)
+    shorter = [answer(content[:length]) for length in range(0, len(content), 37)]
+    monkeypatch.setattr(module, "_known_header", lambda file: None)
+    assert twice == (read_header(content),) * 2
+    assert shorter == [answer(content[:length]) for length in range(0, len(content), 37)]
+
+
+def answer(content):
+    try:
+        return read_header(content)
+    except SampleError as error:
+        return error.code, str(error)
+
+
+def test_pillow_is_asked_once_for_pictures_of_one_camera(monkeypatch):
+    module._header_of_start.cache_clear()
+    opened = []
+    monkeypatch.setattr(
+        Image, "open", lambda *args, plain=Image.open, **kwargs: opened.append(1) or plain(*args, **kwargs)
+    )
+    for seed in range(5):
+        buffer = io.BytesIO()
+        raw = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8)
+        Image.fromarray(raw).save(buffer, "JPEG")
+        assert read_header(buffer.getvalue()).size == (64, 48)
+        with pytest.raises(SampleError, match="truncated"):
+            read_header(buffer.getvalue()[:-200])  # the end of each file is looked at all the same
+    assert len(opened) == 1 + 5  # five times to decode what was cut off
+
+
+def test_a_bomb_is_none_at_the_second_time_too():
+    small = io.BytesIO()
+    Image.new("L", (1, 1)).save(small, "JPEG")
+    content = small.getvalue()
+    frame = content.index(b"\xff\xc0")
+    bomb = content[: frame + 5] + struct.pack(">HH", 60_000, 60_000) + content[frame + 9 :]
+    for _ in range(2):
+        with pytest.raises(SampleError, match="pixels") as caught:
+            read_header(bomb)
+        assert caught.value.code == "bomb"

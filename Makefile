@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # A run of verl waits half of its time for one process to start another: two fit on two cores.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
+# A run of verl starts ten processes, and each imports all of torch and verl: 8 s from bytecode, 20 s from source.
+unexport PYTHONDONTWRITEBYTECODE
 VLLM_VENV ?= .venv-vllm
 GPU_PYTHON ?= python
 
@@ -53,7 +55,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# --no-compile: Python compiles what it imports; compiling all of torch and ray up front takes a minute.
+# --no-compile: Python compiles what it imports, and keeps it; compiling all of torch and ray up front takes a minute.
 $(INSTALLED): pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu,dev]" -c constraints/cpu.txt

@@ -128,12 +128,14 @@ def _assert_ends(pid: int, seconds: float = 10.0) -> None:
 
 
 SLEEPS = """
+import signal
 import sys
 from pathlib import Path
 from rich.console import Console
 from verl_mars.toy import demo
 from verl_mars.toy.prepare import ToyPaths
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with SIGINT ignored
 folder = Path(sys.argv[1])
 pid = folder / "pid"
 script = f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
@@ -167,7 +169,7 @@ def test_metrics_of_an_earlier_demo_are_not_taken_for_ours(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"algorithm": "ppo"}, r"unknown algorithm 'ppo'; allowed: \['grpo', 'mars'\]"),
+        ({"algorithm": "ppo"}, r"unknown algorithm 'ppo'; allowed: \['grpo', 'mars', 'pgpo', 'vogue'\]"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"track": "hard"}, "unknown toy track 'hard'"),
     ],

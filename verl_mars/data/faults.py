@@ -81,7 +81,7 @@ CURES: dict[str, str] = {
     # files
     "file": "Pass files that end in .parquet, .json or .jsonl, or lists of them; verl takes no folder and no pattern.",
     "types": "Write all files with the same column types, best with verl_mars.data.schema.write_rows.",
-    "row_group": "Write row groups of at most 128 MB.",
+    "row_group": "Write row groups of at most 128 MB; a row with larger images can only hold paths.",
     "too_long": "Raise data.max_prompt_length, or lower the images' max_pixels.",
     "length": "Report this: the computed prompt length differs from the processor's.",
     "leak": "Split by scene or group, so that no image is both in training and in validation files.",

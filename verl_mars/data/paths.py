@@ -25,6 +25,7 @@ class Root:
 
     def __init__(self, path: str | os.PathLike[str], allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
         self.path = Path(os.path.abspath(os.path.expanduser(path)))
+        self._start = str(self.path)
         self._known: dict[str, str] = {}
         self._homes = [self._home(folder) for folder in (self.path, *allowed)]
 
@@ -52,7 +53,7 @@ class Root:
             raise SampleError("outside_root", f"{name!r} is no file name")
         if not is_unicode(name):
             raise SampleError("record", f"the file name {name!r} is not UTF-8, so no row can hold it; rename the file")
-        path = os.path.abspath(os.path.join(self.path, name))
+        path = os.path.normpath(os.path.join(self._start, name))
         folder, base = os.path.split(path)
         real = os.path.join(_real_folder(folder), base)
         if os.path.islink(real):

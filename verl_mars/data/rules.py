@@ -187,7 +187,7 @@ def _path_problem(path: str, key: str) -> Problem | None:
 
 
 def _no_other_media(text: str, key: str, allowed: set[str]) -> Iterator[Problem]:
-    tags = {tag for tag in MEDIA_TAG.findall(text) if tag not in allowed}
+    tags = set(MEDIA_TAG.findall(text)) - allowed
     if tags:
         message = f"{', '.join(sorted(tags))} in it, but the row has no such media: verl takes it for a placeholder"
         yield Problem("media_tag", key, message)

@@ -40,3 +40,10 @@ def images(tmp_path):
 def make_row(images):
     """A function that makes a right row; keyword arguments replace its columns, ``extra`` keys of extra_info."""
     return partial(raw_sets.row, images, (64, 48))
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Sixty samples, three of which miss an image."""
+    (tmp_path / "raw").mkdir()
+    return raw_sets.large_manifest(tmp_path / "raw", wrong=(7, 33, 59))

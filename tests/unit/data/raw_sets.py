@@ -337,6 +337,21 @@ def make(name, root, **kwargs):
     return SETS[name](root, **kwargs)
 
 
+def large_manifest(root, rows=60, wrong=()):
+    """Two sources, one of them 16-bit depth, in pairs of rooms; rows in ``wrong`` miss an image."""
+    for k in range(4):
+        picture(root / f"rgb{k}.jpg", seed=k, quality=95)
+    for k in range(5):
+        depth(root / f"depth{k}.png", near=300 + 50 * k)
+    lines = []
+    for n in range(rows):
+        rgb = "missing.jpg" if n in wrong else f"rgb{n % 4}.jpg"
+        sources = [{"name": "rgb", "images": rgb}, {"name": "depth", "images": f"depth{n % 5}.png"}]
+        lines.append({"id": n, "question": f"{n}?", "answer": str(n % 3), "group": f"g{n // 4}", "sources": sources})
+    (root / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return root
+
+
 def row(pictures, size, index=0, extra=None, **columns):
     """A right row of two sources; keyword arguments replace its columns, ``extra`` keys of extra_info."""
     made = {

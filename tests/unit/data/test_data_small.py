@@ -33,6 +33,12 @@ def test_paths_that_leave_the_root(tmp_path, name):
     assert caught.value.code == "outside_root"
 
 
+def test_a_file_at_the_top_is_outside_wherever_one_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SampleError, match="leaves"):
+        Root(tmp_path).file("/a.jpg")
+
+
 def test_a_sibling_whose_name_begins_alike_is_outside(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data-secret").mkdir()

@@ -24,7 +24,7 @@ test-unit: $(INSTALLED)
 
 # Every recipe and every trainer mode, two steps each.
 test-recipes: $(INSTALLED)
-	$(PYTEST) -m recipes tests/integration $(ARGS)
+	$(PYTEST) -m recipes tests/integration tests/contract $(ARGS)
 
 # verl's own vLLM server on vLLM's CPU build, in an environment of its own of 3 GB.
 test-vllm: $(VLLM_VENV)/.installed

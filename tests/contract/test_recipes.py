@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from verl_mars.doctor import compose_recipe, inspect_recipe
 from verl_mars.settings import RESHAPED
 
+pytestmark = pytest.mark.recipes
+
 ROOT = Path(__file__).parents[2]
 RECIPES_FOLDER = ROOT / "recipes"
 RECIPES = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml") if path.stem != "base")

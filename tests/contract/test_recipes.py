@@ -84,6 +84,8 @@ def test_overlays_of_different_groups_touch_different_keys():
 
 
 NEW_KEYS = (
+    "actor_rollout_ref.rollout.enable_sleep_mode",  # vLLM's, for its CPU build
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.",
     "algorithm.mars.",
     "algorithm.pgpo.",
     "algorithm.vogue.",

@@ -157,9 +157,9 @@ def _sampler_faults(config: DictConfig) -> Iterator[str]:
     sampler = config.trainer.v1.sampler.get("custom_sampler") or {}
     if _filters_groups(config) and sampler.get("path") and sampler.get("name"):
         yield (
-            f"trainer.v1.sampler.custom_sampler.name = {sampler.get('name')!r} with algorithm.filter_groups.enable=true: verl "
-            "gives its filter to its own replay buffers only, so dynamic sampling would be off without a word; set "
-            "path and name to null, or enable=false"
+            f"trainer.v1.sampler.custom_sampler.name = {sampler.get('name')!r} with algorithm.filter_groups.enable=true: "
+            "verl gives its filter to its own replay buffers only, so dynamic sampling would be off without a word; "
+            "set path and name to null, or enable=false"
         )
 
 

@@ -155,9 +155,10 @@ def _filters_groups(config: DictConfig) -> bool:
 
 def _sampler_faults(config: DictConfig) -> Iterator[str]:
     sampler = config.trainer.v1.sampler.get("custom_sampler") or {}
-    if _filters_groups(config) and sampler.get("path") and sampler.get("name"):
+    name = sampler.get("name")
+    if _filters_groups(config) and sampler.get("path") and name:
         yield (
-            f"trainer.v1.sampler.custom_sampler.name = {sampler.get('name')!r} with algorithm.filter_groups.enable=true: "
+            f"trainer.v1.sampler.custom_sampler.name = {name!r} with algorithm.filter_groups.enable=true: "
             "verl gives its filter to its own replay buffers only, so dynamic sampling would be off without a word; "
             "set path and name to null, or enable=false"
         )

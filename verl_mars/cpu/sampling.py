@@ -7,7 +7,8 @@ request are the same, bit for bit, whatever other requests share its batch:
   and continued draws what it would have drawn;
 * its prompt is padded to a width that depends on its own length only, and only rows of one width share a batch;
 * rows are filled up to a multiple of :data:`ROW_MULTIPLE`, below which matrix products on a CPU take another order of
-  summation.
+  summation. With more than one thread (OMP_NUM_THREADS) some processors cut the rows among the threads below it: the
+  overlay ``hardware: cpu`` sets one.
 
 Log-probs are those that verl's actor computes, ``log_softmax(logits / temperature)`` over the whole vocabulary at the
 sampled token: no renormalisation for top-k, top-p, repetition penalty or forbidden tokens, all of which shape what is

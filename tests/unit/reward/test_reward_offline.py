@@ -219,7 +219,8 @@ def test_intervals_are_those_of_a_share():
 def test_the_same_seed_gives_the_same_interval_and_none_without_resampling():
     results = vqa_results(701, 503)
     assert metrics_of("vqa", results, seed=3) == metrics_of("vqa", results, seed=3)
-    assert metrics_of("vqa", results, seed=3) != metrics_of("vqa", results, seed=4)
+    # Ends of an interval are multiples of 1/1204: two seeds may agree, eight do not.
+    assert len({metrics_of("vqa", results, seed=seed).metrics["acc"] for seed in range(8)}) > 1
     assert metrics_of("vqa", results, resamples=0).metrics["acc"].low is None
 
 

@@ -1,4 +1,4 @@
-"""One thread for each process of the tests: two run side by side, and sums are taken in one order whatever the machine."""
+"""One thread for each process of the tests: two run side by side, and sums are taken in one order on any machine."""
 
 import os
 

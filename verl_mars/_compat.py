@@ -3,6 +3,7 @@
 Each entry says what verl does, why that is not enough, and when the entry can go. A contract test guards each one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -15,6 +16,23 @@ def agent_loop_worker_class() -> type:
     from verl.trainer.ppo.v1 import AgentLoopWorkerTQ
 
     return AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
+
+
+def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) -> None:
+    """Put our subclass of an actor worker in place of verl's, for each role that has one.
+
+    verl's trainers write Ray's actor classes into ``role_worker_mapping``; the plain class inside has no public name.
+    Goes when verl lets a trainer say which worker class it wants.
+
+    Raises:
+        ValueError: no role has a worker that we have a subclass of.
+    """
+    import ray
+
+    plain = {role: worker.__ray_metadata__.modified_class.__ray_actor_class__ for role, worker in classes.items()}
+    if not any(worker in ours for worker in plain.values()):
+        raise ValueError(f"divergence=exact knows none of the worker classes {sorted(map(str, plain.values()))}")
+    classes.update({role: ray.remote(ours[worker]) for role, worker in plain.items() if worker in ours})
 
 
 def use_base_mode(config: Any, base_mode: str) -> None:

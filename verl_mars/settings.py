@@ -1,10 +1,9 @@
 """The configuration under ``algorithm.mars``, ``.pgpo`` and ``.vogue``, validated before any model is loaded."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Section = TypeVar("Section", bound="Settings")
 
@@ -97,13 +96,7 @@ GroupEstimator = Literal[
 """Estimators that give every token of a response one advantage, from the rewards of its group alone."""
 
 
-def _available(divergence: str) -> str:
-    if divergence == "exact":
-        raise PydanticCustomError("not_available", "not available yet; use 'sampled'")
-    return divergence
-
-
-Divergence = Annotated[Literal["sampled", "exact"], AfterValidator(_available)]
+Divergence = Literal["sampled", "exact"]
 
 
 class PgpoSettings(Settings):
@@ -124,8 +117,8 @@ class PgpoSettings(Settings):
     """``absolute``: ``tau`` is a normalised dependency. ``quantile``: it is the share of a response's tokens."""
 
     divergence: Divergence = "sampled"
-    """``sampled``: the estimate at the sampled token, as in the paper. ``exact``: over the whole vocabulary; not
-    available yet."""
+    """``sampled``: the estimate at the sampled token, as in the paper. ``exact``: over the whole vocabulary, by one
+    forward pass more; needs FSDP without sequence parallelism and without fused kernels."""
 
 
 class NoiseSettings(BaseModel):
@@ -164,7 +157,8 @@ class VogueSettings(Settings):
 
     divergence: Divergence = "sampled"
     """How far the noisy view moves the policy. ``sampled``: at the sampled token, as in the authors' code. ``exact``:
-    over the whole vocabulary, as in the paper; not available yet."""
+    over the whole vocabulary, as in the paper, by one forward pass more; needs FSDP without sequence parallelism and
+    without fused kernels."""
 
     perception_alpha: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     perception_beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)

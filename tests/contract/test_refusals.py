@@ -5,10 +5,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from verl_mars.doctor import compose_recipe, recipe_faults
-from verl_mars.trainer.checks import raise_on_faults
+from verl_mars.trainer.checks import config_faults, raise_on_faults
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_recipes_that_score_a_view_are_fine(recipe):
         ("trainer.use_v1=false", ["trainer.use_v1 = False", "set it to true"]),
         ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n = 1"]),
         ("algorithm.rollout_correction.bypass_mode=true", ["bypass_mode = True", "set it to false"]),
-        ("algorithm.{}.divergence=exact", ["divergence = 'exact'", "not available yet"]),
+        ("algorithm.{}.divergence=most", ["divergence = 'most'", "'sampled' or 'exact'"]),
         ("algorithm.{}.base=gae", ["base = 'gae'", "'grpo'", "'mars'"]),
         ("+algorithm.{}.bais=grpo", ["bais is not a setting", "base"]),
     ],
@@ -194,6 +195,26 @@ def test_recipes_that_score_a_view_are_fine(recipe):
 def test_what_cannot_score_a_view_is_named(name, override, words):
     found = list(recipe_faults(f"toy_{name}_grpo", [override.format(name)]))
     assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+@pytest.mark.parametrize("name", ["pgpo", "vogue"])
+def test_comparing_over_the_whole_vocabulary_is_fine(name):
+    assert list(recipe_faults(f"toy_{name}_grpo", [f"algorithm.{name}.divergence=exact"])) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("actor_rollout_ref.actor.strategy", "megatron"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", 2),
+        ("actor_rollout_ref.model.use_fused_kernels", True),
+    ],
+)
+def test_what_comparing_over_the_whole_vocabulary_cannot_go_with_is_named(key, value):
+    config = compose_recipe("toy_pgpo_grpo", ["algorithm.pgpo.divergence=exact"])
+    OmegaConf.update(config, key, value, force_add=True)
+    found = list(config_faults(config))
+    assert len(found) == 1 and f"{key} = {value!r}" in found[0] and "divergence=sampled" in found[0], found
 
 
 def test_a_base_of_mars_brings_the_checks_of_mars():

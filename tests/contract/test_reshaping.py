@@ -28,6 +28,8 @@ def scope_of(mask, seed=1, noisy=None, keys=None, tags=None):
     return ViewScope(
         log_probs=old,
         view_log_probs=view,
+        divergence=None,
+        reverse_divergence=None,
         entropy=torch.rand(mask.shape, generator=draw) * mask,
         noisy=torch.zeros(rows, dtype=torch.bool) if noisy is None else noisy,
         real=real_rows(tags or [{}] * rows),
@@ -142,3 +144,17 @@ def test_the_scope_ends():
         pass
     with pytest.raises(ValueError, match="got no scored view"):
         pgpo(rewards, mask, uids, {})
+
+
+def test_divergences_over_the_vocabulary_are_taken_where_they_are():
+    rewards, mask, uids = batch()
+    scope = scope_of(mask, noisy=torch.tensor([True] * 4 + [False] * 4))
+    scope.divergence, scope.reverse_divergence = torch.rand(2, *mask.shape).double() * mask
+    grpo, _ = compute_grpo_outcome_advantage(rewards, mask, uids)
+    with view_scope(scope):
+        spread, _ = pgpo(rewards, mask, uids, {"pgpo": {"divergence": "exact"}})
+        raised, _ = vogue(rewards, mask, uids, {"vogue": {"divergence": "exact"}})
+    torch.testing.assert_close(spread, grpo * token_weights(scope.divergence, mask).to(grpo))
+    symmetric = (scope.divergence + scope.reverse_divergence) / 2
+    expected = paper_advantages(grpo.double(), scope.entropy.double(), symmetric, scope.noisy) * mask
+    torch.testing.assert_close(raised.double(), expected, atol=1e-6, rtol=1e-6)

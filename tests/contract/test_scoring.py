@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transfer_queue import KVBatchMeta
 
 from verl_mars.trainer import scoring, token_dump
+from verl_mars.trainer.divergence_worker import RESULTS
 from verl_mars.trainer.scored_views import blind_views, other_pixels
 from verl_mars.views import Blind, OtherPixels, Trajectory
 
@@ -68,7 +70,8 @@ OLD = [torch.full((len(row.response),), -50.0) for row in ROWS.values()]
 
 
 def score(views, workers, multiple=1):
-    return scoring.score_views(list(ROWS), list(ROWS.values()), views, OLD, workers, 0.7, multiple)
+    scores = scoring.score_views(list(ROWS), list(ROWS.values()), views, OLD, workers, 0.7, multiple)
+    return scores.log_probs, scores.rows
 
 
 def test_each_row_gets_the_log_probs_of_its_own_view(queue):
@@ -117,6 +120,68 @@ def test_the_partition_is_cleared_when_the_workers_fail(queue):
 def test_the_given_log_probs_are_left_alone(queue):
     score([OtherPixels({})] * 3, Workers(queue))
     assert all(set(row.tolist()) == {-50.0} for row in OLD)
+
+
+# ---------------------------------------------------------------- over the whole vocabulary
+
+
+class Comparers(Workers):
+    """For each sampled token: where it is predicted under the view, the same under the own view, and 9 times that."""
+
+    def compute_view_divergence(self, meta, own):
+        if self.fails:
+            raise RuntimeError("out of memory")
+        self.batches.append((list(meta.keys), own))
+        self.seen = {key: dict(self.queue.rows[key]) for key in meta.keys}
+        for row in (self.queue.rows[key] for key in meta.keys):
+            places = (row["places"].float(), row["own_places"].float(), 9 * row["own_places"].float())
+            row.update(zip(RESULTS, places, strict=True))
+
+
+def compare(views, workers, multiple=1, pixels=""):
+    batch = KVBatchMeta(keys=list(ROWS), tags=[{}] * len(ROWS), partition_id="train")
+    rows = list(ROWS.values())
+    return scoring.compare_views(batch, rows, views, OLD, workers, 0.7, multiple, pixels, Blind(frozenset({IMAGE})))
+
+
+def test_each_sampled_token_is_compared_at_the_place_that_predicts_it(queue):
+    workers = Comparers(queue)
+    scores = compare([Blind(frozenset({IMAGE}))] * 3, workers)
+    # a: [1, 2 | 3, 4] of [1, I, 2 | 3, 4]; b has no image; c: [1, 2 | 3, 4, 5] of [1, I, I, 2 | 3, I, 4, 5], tool's out
+    assert [row.tolist() for row in scores.log_probs] == [[1, 2], [-50, -50, -50], [1, -50, -50, 3]]
+    assert [row.tolist() for row in scores.divergence] == [[2, 3], [0, 0, 0], [3, 0, 0, 6]]
+    assert [row.tolist() for row in scores.reverse_divergence] == [[18, 27], [0, 0, 0], [27, 0, 0, 54]]
+    assert scores.rows == 2 and queue.rows == {}
+
+
+def test_pixels_are_named_and_not_passed_on(queue):
+    workers = Comparers(queue)
+    compare([None, OtherPixels({}), None], workers, pixels="other_visual_inputs")
+    (_, own), *_ = workers.batches
+    assert own.fields == ["input_ids", "position_ids", "multi_modal_inputs", "other_visual_inputs"]
+    assert own.partition_id == "train" and own.keys == ["b"]
+    assert own.extra_info == {"temperature": 0.7, "pixels": "other_visual_inputs"}
+    assert "multi_modal_inputs" not in workers.seen["b"]
+
+
+def test_other_rows_fill_up_without_pixels_and_are_left_out_again(queue):
+    workers = Comparers(queue)
+    scores = compare([None, OtherPixels({}), None], workers, multiple=3, pixels="other_visual_inputs")
+    (keys, own), *_ = workers.batches
+    assert keys == own.keys == ["b", "a", "c"]
+    assert workers.seen["a"]["input_ids"].tolist() == [1, 2, 3, 4]  # the fill-up view: no visual tokens
+    assert [row.tolist() for row in scores.divergence] == [[0, 0], [1, 2, 3], [0] * 4] and scores.rows == 1
+
+
+def test_nothing_to_compare_needs_no_worker(queue):
+    scores = compare([None] * 3, Comparers(queue, fails=True))
+    assert scores.rows == 0 and not any(row.any() for row in scores.divergence)
+
+
+def test_the_partition_is_cleared_when_comparing_fails(queue):
+    with pytest.raises(RuntimeError, match="out of memory"):
+        compare([OtherPixels({})] * 3, Comparers(queue, fails=True))
+    assert queue.rows == {}
 
 
 # ---------------------------------------------------------------- which views, and the dump of tokens

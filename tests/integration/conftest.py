@@ -111,3 +111,29 @@ def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
         return run_verl(config_name, *fixed, *overrides, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_with_probe(small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function: two steps of a recipe, with what the probe and the dump wrote down."""
+
+    from letters_reward import LETTERS
+
+    def run(recipe: str, *overrides: str) -> Any:
+        folder = tmp_path_factory.mktemp(recipe)
+        dump = f"trainer.rollout_data_dir={folder / 'dump'}"
+        options = {"modules": ["view_probe"], "env": {"VIEW_PROBE_DIR": str(folder)}}
+        result = small_run(recipe, *LETTERS, dump, *overrides, **options)
+        result.steps = {step: json.loads((folder / f"step{step}.json").read_text()) for step in (1, 2)}
+        result.dump = [json.loads(line) for line in (folder / "dump" / "1.jsonl").read_text().splitlines()]
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def toy(tiny_model: Path) -> Any:
+    """The untrained model's own opinion."""
+    from toy_opinion import ToyOpinion
+
+    return ToyOpinion(tiny_model)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from letters_reward import LETTERS
 from PIL import Image
 
 pytestmark = pytest.mark.integration
@@ -57,8 +58,7 @@ def run(run_verl, tiny_model, tmp_path_factory):
         "actor_rollout_ref.actor.use_kl_loss=true",
         "actor_rollout_ref.actor.optim.lr=1e-2",  # far enough that weights of the step before would be noticed
         f"actor_rollout_ref.rollout.n={ROLLOUTS}",
-        "reward.custom_reward_function.path=pkg://letters_reward",
-        "reward.custom_reward_function.name=compute_score",
+        *LETTERS,
         "trainer.n_gpus_per_node=2",
         "trainer.total_training_steps=2",
         "trainer.val_before_train=false",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from drift import drift, numbers
+from letters_reward import LETTERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.regress]
 
@@ -52,8 +53,7 @@ def test_metrics_are_the_golden_ones(recipe, small_run):
     commit = refuse_a_dirty_tree() if record else None
     run = small_run(
         recipe,
-        "reward.custom_reward_function.path=pkg://letters_reward",
-        "reward.custom_reward_function.name=compute_score",
+        *LETTERS,
     )
     if record:
         steps = {}

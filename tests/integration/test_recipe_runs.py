@@ -1,16 +1,11 @@
 """Every recipe for real models runs on the toy world: `hardware=cpu dataset=toy` and nothing else of it is changed."""
 
 import pytest
+from letters_reward import LETTERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
-TOY = (
-    "hardware=cpu",
-    "dataset=toy",
-    # Random weights answer nothing right; this reward tells their answers apart, so that no group is without a signal.
-    "reward.custom_reward_function.path=pkg://letters_reward",
-    "reward.custom_reward_function.name=compute_score",
-)
+TOY = ("hardware=cpu", "dataset=toy", *LETTERS)
 
 
 @pytest.mark.parametrize("recipe", ["grpo", "dapo", "mars_grpo", "mars_dapo"])

@@ -8,16 +8,12 @@ Rows come in one order in all of them (verl_mars/rollout/replay_buffer.py).
 import pyarrow.parquet as pq
 import pytest
 from drift import drift, numbers
+from letters_reward import LETTERS
 
 from verl_mars.data.schema import write_rows
 from verl_mars.trainer.checks import MANAGER_CLASS
 
 pytestmark = [pytest.mark.integration, pytest.mark.regress]
-
-REWARD = (
-    "reward.custom_reward_function.path=pkg://letters_reward",
-    "reward.custom_reward_function.name=compute_score",
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,7 @@ def train(small_run, toy_data, tmp_path_factory):
         name = folder / f"{key.rpartition('.')[2]}.parquet"
         write_rows(name, rows, schema=table.schema.remove_metadata())
         files.append(f"{key}={name}")
-    return lambda recipe, *overrides: small_run(recipe, *files, *REWARD, *overrides)
+    return lambda recipe, *overrides: small_run(recipe, *files, *LETTERS, *overrides)
 
 
 NO_OWN = {"prompt": None, "ground_truth": None}

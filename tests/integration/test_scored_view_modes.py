@@ -1,13 +1,10 @@
 """PGPO and VOGUE over MARS in the asynchronous trainer modes."""
 
 import pytest
+from letters_reward import LETTERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
-LETTERS = (
-    "reward.custom_reward_function.path=pkg://letters_reward",
-    "reward.custom_reward_function.name=compute_score",
-)
 MODES = {
     "mars_colocate_async": ["actor_rollout_ref.actor.ppo_mini_batch_size=8"],
     # two local updates of 4 prompts a step, then new weights for the rollout server

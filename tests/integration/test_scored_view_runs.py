@@ -1,42 +1,20 @@
 """Real Ray, verl and FSDP on the CPU: what is scored under another view is what the model says of it.
 
-
 The weights are random, so a reward that looks at letters tells the answers apart.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from letters_reward import LETTERS
+from toy_opinion import said
 
 from verl_mars.algos.pgpo import sampled_dependency, token_weights
 from verl_mars.algos.vogue import sampled_divergence, sampled_entropy
 
 pytestmark = [pytest.mark.integration, pytest.mark.recipes]
-
-SCENES = 16  # of the session's training file
-LETTERS = (
-    "reward.custom_reward_function.path=pkg://letters_reward",
-    "reward.custom_reward_function.name=compute_score",
-)
-
-
-@pytest.fixture(scope="module")
-def run_with_probe(small_run, tmp_path_factory):
-    """A function: two steps of a recipe, with what the probe and the dump wrote down."""
-
-    def run(recipe, *overrides):
-        folder = tmp_path_factory.mktemp(recipe)
-        dump = f"trainer.rollout_data_dir={folder / 'dump'}"
-        options = {"modules": ["view_probe"], "env": {"VIEW_PROBE_DIR": str(folder)}}
-        result = small_run(recipe, *LETTERS, dump, *overrides, **options)
-        result.steps = {step: json.loads((folder / f"step{step}.json").read_text()) for step in (1, 2)}
-        result.dump = [json.loads(line) for line in (folder / "dump" / "1.jsonl").read_text().splitlines()]
-        return result
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -54,46 +32,6 @@ def vogue_run(run_with_probe):
 def released_run(run_with_probe):
     """The authors' variant over the advantages of MARS, with dynamic sampling."""
     return run_with_probe("toy_vogue_dapo", "algorithm.vogue.base=mars", "algorithm.vogue.variant=released")
-
-
-class Toy:
-    """The untrained model's own opinion, by the toy's forward pass: none of verl's code, none of the views'."""
-
-    def __init__(self, folder):
-        from verl_mars.toy import forward, world
-        from verl_mars.toy.evaluate import load
-
-        self.forward, (self.model, _) = forward, load(folder)
-        self.image = self.model.config.image_token_id
-        images = np.asarray(world.make_scenes(SCENES, [0, SCENES]).images)
-        self.pixels = [forward.patches(pair) for pair in images]
-
-    @torch.no_grad()
-    def fused(self, row):
-        """Log-probs of a row's response with its own raw images."""
-        response = torch.tensor([row["responses"]])
-        prompts = self.forward.batch_prompts([row["prompts"]], self.image, 0, response.shape[1])
-        visual = self.forward.see(self.model, self.pixels[row["index"]])[None]
-        return self.forward.response_log_probs(self.model, prompts, visual, response)[0]
-
-    @torch.no_grad()
-    def blind(self, row):
-        """Log-probs of a row's response with attention to the visual tokens masked."""
-        ids = torch.tensor([*row["prompts"], *row["responses"]])
-        places = self.forward.mrope_positions(row["prompts"], self.image, len(row["responses"]))
-        seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-        seen &= (ids != self.image)[None] | torch.eye(len(ids), dtype=torch.bool)
-        words = self.model.model.language_model.embed_tokens(ids[None])
-        hidden = self.model.model.language_model(
-            inputs_embeds=words, attention_mask=seen[None, None], position_ids=places[:, None], use_cache=False
-        ).last_hidden_state[0, len(row["prompts"]) - 1 : -1]
-        every = torch.log_softmax(self.model.lm_head(hidden), dim=-1)
-        return every.gather(1, ids[len(row["prompts"]) :, None])[:, 0]
-
-
-@pytest.fixture(scope="module")
-def toy(tiny_model):
-    return Toy(tiny_model)
 
 
 def real(run, step):
@@ -118,8 +56,8 @@ def tensor(values):
 
 def test_blind_log_probs_are_the_models_own(pgpo_run, toy):
     for row in real(pgpo_run, 1):
-        torch.testing.assert_close(tensor(row["view_log_probs"]), toy.blind(row).double(), atol=1e-4, rtol=0)
-        torch.testing.assert_close(tensor(row["old_log_probs"]), toy.fused(row).double(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(tensor(row["view_log_probs"]), said(toy.blind(row), row), atol=1e-4, rtol=0)
+        torch.testing.assert_close(tensor(row["old_log_probs"]), said(toy.fused(row), row), atol=1e-4, rtol=0)
 
 
 def test_pgpo_spreads_the_advantage_of_grpo(pgpo_run):
@@ -183,7 +121,7 @@ def test_a_group_is_noisy_as_a_whole_and_never_at_the_last_step(vogue_run):
 def test_noisy_groups_are_rolled_out_on_noisy_images_and_scored_on_raw_ones(vogue_run, toy):
     moved = 0.0
     for row in real(vogue_run, 1):
-        fused = toy.fused(row).double()
+        fused = said(toy.fused(row), row)
         torch.testing.assert_close(tensor(row["view_log_probs"]), fused, atol=1e-4, rtol=0)
         if row["noisy"]:
             moved = max(moved, (tensor(row["old_log_probs"]) - fused).abs().max().item())
@@ -217,7 +155,7 @@ def test_vogue_adds_the_papers_bonuses_to_grpo(vogue_run):
 def test_released_rolls_out_and_trains_on_raw_images_and_scores_noisy_ones(released_run, toy):
     moved = 0.0
     for row in real(released_run, 1):
-        fused = toy.fused(row).double()
+        fused = said(toy.fused(row), row)
         torch.testing.assert_close(tensor(row["old_log_probs"]), fused, atol=1e-4, rtol=0)
         difference = (tensor(row["view_log_probs"]) - fused).abs().max().item()
         assert row["noisy"] or difference < 1e-4

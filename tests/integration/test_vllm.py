@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from letters_reward import LETTERS
 
 pytestmark = [
     pytest.mark.integration,
@@ -17,8 +18,7 @@ def run(small_run):
     return small_run(
         "toy_mars_grpo",
         "hardware=cpu_vllm",
-        "reward.custom_reward_function.path=pkg://letters_reward",
-        "reward.custom_reward_function.name=compute_score",
+        *LETTERS,
         "actor_rollout_ref.actor.optim.lr=1e-3",  # far enough that weights of the step before would be noticed
     )
 

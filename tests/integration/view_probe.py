@@ -20,12 +20,13 @@ def _install(_v1):
     def compute_advantage(self, batch, metrics):
         batch = original(self, batch, metrics)
         noisy = ["vogue_noisy", "other_visual_inputs"] if self.config.algorithm.adv_estimator == "vogue" else []
+        exact = ["view_divergence", "view_reverse_divergence"] if self._exact else []
         data = tq.kv_batch_get(
             keys=batch.keys,
             partition_id=batch.partition_id,
-            select_fields=[*FIELDS, "uid", "index", "rm_scores", *noisy],
+            select_fields=[*FIELDS, "uid", "index", "rm_scores", *noisy, *exact],
         )
-        columns = {name: [row.tolist() for row in data[name].unbind()] for name in FIELDS}
+        columns = {name: [row.tolist() for row in data[name].unbind()] for name in [*FIELDS, *exact]}
         columns["uid"] = _compat.as_list(data["uid"])
         columns["index"] = [int(index) for index in _compat.as_list(data["index"])]
         columns["reward"] = [row.sum().item() for row in data["rm_scores"].unbind()]

@@ -33,7 +33,7 @@ def test_values_arrive_from_yaml():
         ({"beta": -1}, "algorithm.pgpo.beta = -1"),
         ({"gate": "median"}, "algorithm.pgpo.gate = 'median': .*'absolute' or 'quantile'"),
         ({"base": "gae"}, "algorithm.pgpo.base = 'gae': .*'grpo'.*'mars'"),
-        ({"divergence": "exact"}, "algorithm.pgpo.divergence = 'exact': not available yet; use 'sampled'"),
+        ({"divergence": "most"}, "algorithm.pgpo.divergence = 'most': .*'sampled' or 'exact'"),
         ({"threshold": 0.4}, "algorithm.pgpo.threshold is not a setting; allowed: base, beta"),
     ],
 )
@@ -47,7 +47,7 @@ def test_faults_of_pgpo_are_named(section, words):
     [
         ({"variant": "v1"}, "algorithm.vogue.variant = 'v1': .*'paper' or 'released'"),
         ({"perception_beta": 0}, "algorithm.vogue.perception_beta = 0: .*greater than 0"),
-        ({"divergence": "exact"}, "algorithm.vogue.divergence = 'exact': not available yet; use 'sampled'"),
+        ({"divergence": "most"}, "algorithm.vogue.divergence = 'most': .*'sampled' or 'exact'"),
         ({"noise": {"sigma": -0.1}}, "algorithm.vogue.noise.sigma = -0.1"),
         ({"noise": {"blur": 1}}, "algorithm.vogue.noise.blur is not a setting; allowed: brightness, contrast, flips"),
     ],

@@ -81,6 +81,11 @@ def exploration_bonus(advantages: torch.Tensor, uncertainty: torch.Tensor, alpha
     return torch.minimum(advantages.detach().abs() / beta, alpha * uncertainty.detach())
 
 
+def symmetric_divergence(forward: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
+    """u_per of Eq. 1 from KL(p || q) and KL(q || p) over the vocabulary, (B, T) each."""
+    return 0.5 * (forward + reverse)
+
+
 def sampled_divergence(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch.Tensor:
     """The authors' estimate of u_per from the sampled token: 1/2 (p - q)(log p - log q), (B, T), never negative.
 

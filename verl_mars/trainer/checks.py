@@ -101,6 +101,8 @@ def _scoring_faults(config: DictConfig) -> Iterator[str]:
             "the rollout engine's and the other view's the actor's, and their difference no dependency on the images; "
             "set it to false"
         )
+    if RESHAPED[name].from_algorithm(config.algorithm).divergence == "exact":
+        yield from _exact_faults(config)
     for engine in ("megatron", "veomni"):
         mode = OmegaConf.select(actor, f"{engine}.router_replay.mode", default="disabled")
         if actor.strategy == engine and mode != "disabled":
@@ -108,6 +110,28 @@ def _scoring_faults(config: DictConfig) -> Iterator[str]:
                 f"actor_rollout_ref.actor.{engine}.router_replay.mode = {mode!r} with adv_estimator={name}: the "
                 "recorded routing belongs to the fused view's tokens and does not fit another view; set it to disabled"
             )
+
+
+def _exact_faults(config: DictConfig) -> Iterator[str]:
+    """What comparing views over the whole vocabulary cannot be combined with."""
+    where = f"algorithm.{config.algorithm.adv_estimator}.divergence=exact"
+    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
+    if actor.strategy not in ("fsdp", "fsdp2"):
+        yield (
+            f"actor_rollout_ref.actor.strategy = {actor.strategy!r} with {where}: the states before the output layer "
+            "are read in verl's FSDP engines only; use fsdp2, or divergence=sampled"
+        )
+    parallel = actor.get("ulysses_sequence_parallel_size", 1) or 1
+    if parallel > 1:
+        yield (
+            f"actor_rollout_ref.actor.ulysses_sequence_parallel_size = {parallel} with {where}: no rank has all states "
+            "of a response; set it to 1, or divergence=sampled"
+        )
+    if model.get("use_fused_kernels", False):
+        yield (
+            f"actor_rollout_ref.model.use_fused_kernels = True with {where}: fused kernels go round the output layer, "
+            "whose states are compared; set it to false, or divergence=sampled"
+        )
 
 
 def _anchor_faults(config: DictConfig) -> Iterator[str]:

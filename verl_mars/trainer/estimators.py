@@ -12,7 +12,14 @@ import torch
 
 from verl_mars.algos.mars import GroupStatistics, advantage_from_statistics, group_statistics
 from verl_mars.algos.pgpo import sampled_dependency, weigh_tokens
-from verl_mars.algos.vogue import Bonus, paper_advantages, released_advantages, sampled_divergence, sampled_entropy
+from verl_mars.algos.vogue import (
+    Bonus,
+    paper_advantages,
+    released_advantages,
+    sampled_divergence,
+    sampled_entropy,
+    symmetric_divergence,
+)
 from verl_mars.settings import PgpoSettings, VogueSettings
 
 
@@ -48,6 +55,8 @@ class ViewScope:
 
     log_probs: torch.Tensor  # (B, T) under the view that the row belongs to
     view_log_probs: torch.Tensor  # (B, T) under the scored view; the same values where there is none
+    divergence: torch.Tensor | None  # (B, T) KL(own view || scored view) over the vocabulary; None: at sampled tokens
+    reverse_divergence: torch.Tensor | None  # (B, T) KL(scored view || own view)
     entropy: torch.Tensor | None  # (B, T) of the policy under the row's own view
     noisy: torch.Tensor  # (B,) bool: rows of noisy groups
     real: torch.Tensor  # (B,) bool: not padding
@@ -138,7 +147,9 @@ def pgpo(
     settings, scope = PgpoSettings.from_algorithm(config), _views.get()
     if dependency is None:
         scored = _scored("pgpo", scope)
-        dependency = sampled_dependency(scored.log_probs, scored.view_log_probs)
+        dependency = scored.divergence
+        if dependency is None:
+            dependency = sampled_dependency(scored.log_probs, scored.view_log_probs)
     weighed = weigh_tokens(dependency, response_mask, settings.tau, settings.beta, settings.gate)
     advantages = _base_advantages(settings.base, token_level_rewards, response_mask, index, config, scope)
     advantages = advantages * weighed.weights.to(advantages)
@@ -167,7 +178,10 @@ def vogue(
     """
     settings, scope = VogueSettings.from_algorithm(config), _scored("vogue", _views.get())
     advantages = _base_advantages(settings.base, token_level_rewards, response_mask, index, config, scope)
-    divergence = sampled_divergence(scope.log_probs, scope.view_log_probs)
+    if scope.divergence is not None and scope.reverse_divergence is not None:
+        divergence = symmetric_divergence(scope.divergence, scope.reverse_divergence)
+    else:
+        divergence = sampled_divergence(scope.log_probs, scope.view_log_probs)
     if settings.variant == "paper":
         if scope.entropy is None:
             raise ValueError("algorithm.vogue.variant=paper needs the entropy that verl's old-log-prob pass computes")

@@ -16,8 +16,8 @@ Shapes: N tokens, H hidden units, V words.
 import torch
 from torch.nn.functional import linear
 
-CHUNK_ELEMENTS = 2**22
-"""Logits of one policy that exist at a time: 16 MB in float32, next to 600 kB for every token of a log-prob pass."""
+CHUNK_ELEMENTS = 2**20
+"""Logits of one policy that exist at a time: 4 MB in float32, next to 600 kB for every token of a log-prob pass."""
 
 SMALLEST_CHUNK = 1024
 """Words of a chunk, at least: shorter matrix products waste the time of starting them."""
@@ -40,7 +40,7 @@ def vocabulary_divergence(
         weight: (V, H) of the output layer, of the type that the policy computes logits in.
         bias: (V,) of the output layer, where it has one.
         temperature: logits are divided by it, as for the log-probs that they are compared with.
-        chunk: words at a time; default: such that about 4 million logits exist at once.
+        chunk: words at a time; default: such that about a million logits exist at once.
 
     Returns:
         Two tensors (N,) in float32, never negative. Logits are computed in the type of ``weight`` and summed in

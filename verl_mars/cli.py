@@ -71,7 +71,9 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 40,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     track: Annotated[str, typer.Option(help="`default` or `interference`.")] = "default",
-    algorithm: Annotated[str, typer.Option(help="`mars`, `grpo`, `pgpo` or `vogue`.")] = "mars",
+    algorithm: Annotated[
+        str, typer.Option(help="The toy recipe: mars, grpo, pgpo, vogue, dapo, mars_dapo, ...")
+    ] = "mars",
 ) -> None:
     """A MARS training run on a CPU: the toy world, a warm start, training with verl, evaluation, pictures."""
     from verl_mars.toy.demo import demo as run

@@ -380,6 +380,51 @@ def test_worker_groups_know_their_ranks():
     assert _compat.data_parallel_size(group) == 2
 
 
+def test_trainers_name_actor_workers_that_we_have_a_subclass_of():
+    """``divergence=exact``: every class that a v1 trainer gives the actor's role has one of ours in its place."""
+    import ray
+    from verl.experimental.separation.engine_workers import DetachActorWorker
+    from verl.trainer.ppo.v1 import PPOTrainerSeparateAsync
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    from verl_mars.trainer.divergence_worker import WORKERS
+
+    for trainer, worker in ((PPOTrainer, ActorRolloutRefWorker), (PPOTrainerSeparateAsync, DetachActorWorker)):
+        expect(
+            f"ray.remote({worker.__name__})" in inspect.getsource(trainer._init_resource_pool_mgr),
+            f"which class {trainer.__name__} gives the actor's role",
+            "WORKERS in verl_mars/trainer/divergence_worker.py and exchange_worker_classes in verl_mars/_compat.py",
+        )
+        roles = {"actor": ray.remote(worker), "critic": ray.remote(type("Critic", (), {}))}
+        critic = roles["critic"]
+        _compat.exchange_worker_classes(roles, WORKERS)
+        assert issubclass(roles["actor"].__ray_metadata__.modified_class, WORKERS[worker])
+        assert roles["critic"] is critic
+    with pytest.raises(ValueError, match="divergence=exact knows none of the worker classes"):
+        _compat.exchange_worker_classes({"actor": critic}, WORKERS)
+
+
+def test_a_forward_step_of_the_engine_runs_the_whole_model_and_returns_log_probs():
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+    from verl.workers.engine.utils import prepare_micro_batches
+
+    ours = "compare in verl_mars/trainer/divergence_worker.py"
+    step = inspect.getsource(FSDPEngineWithLMHead.forward_step)
+    expect(
+        parameters(FSDPEngineWithLMHead.forward_step) == ["self", "micro_batch", "loss_function", "forward_only"]
+        and "self.module(" in step
+        and '"model_output": detach_tree(model_output)' in step,
+        "what a forward step of the FSDP engine takes and returns",
+        ours,
+    )
+    expect(
+        parameters(prepare_micro_batches)[:2] == ["data", "dp_group"]
+        and "same_micro_num_in_dp" in parameters(prepare_micro_batches),
+        "how a batch is cut into micro-batches",
+        ours,
+    )
+
+
 def test_old_log_probs_and_entropy_are_fields_of_the_rows():
     source = inspect.getsource(PPOTrainer._compute_old_log_prob)
     expect(

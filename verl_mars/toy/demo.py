@@ -30,6 +30,7 @@ RECIPES: Mapping[str, str] = {
     "grpo": "toy_grpo",
     "pgpo": "toy_pgpo_grpo",
     "vogue": "toy_vogue_grpo",
+    **{name: f"toy_{name}" for name in ("dapo", "mars_dapo", "pgpo_dapo", "vogue_dapo", "mars_pgpo_dapo")},
 }
 STALLED_SECONDS = 600.0
 """Training that reports no step for so long is ended: a step takes seconds, starting up well under two minutes."""

@@ -9,7 +9,9 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,16 @@ VALUES = ("dependency", "uncertainty", "weight")
 LONGEST_LINE = 64 * 2**20
 """Bytes of one dumped response."""
 
+MOST_PROMPTS = 10_000
+"""Prompts whose responses are read, for the medians."""
+
 THUMBNAIL = 320
 """Longest side of an image as shown, in pixels."""
 
 _SHADE = (214, 69, 65)
+
+_TAG = re.compile(r"</?\w+>|<\|\w+\|>")
+"""What a response has of its template: <think>, </answer>, <|im_end|>."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,27 @@ class ShadedResponse:
         logs = [0.0 if value is None else math.log1p(max(value, 0.0)) for value in self.values]
         most = max(logs, default=0.0)
         return [log / most if most > 0 else 0.0 for log in logs]
+
+    @property
+    def of_template(self) -> list[bool]:
+        """Whether a token is part of a tag, whole or cut into several tokens."""
+        text = "".join(self.tokens)
+        inside = {place for tag in _TAG.finditer(text) for place in range(*tag.span())}
+        starts = [0]
+        for token in self.tokens:
+            starts.append(starts[-1] + len(token))
+        return [start in inside for start in starts[:-1]]
+
+
+def medians(responses: Iterable[ShadedResponse]) -> tuple[float, float]:
+    """The median value of the sampled tokens that are words, and of those of the template; NaN where there is none."""
+    values: dict[bool, list[float]] = {False: [], True: []}
+    for response in responses:
+        for value, of_template in zip(response.values, response.of_template, strict=True):
+            if value is not None:
+                values[of_template].append(value)
+    words, template = (statistics.median(found) if found else math.nan for found in (values[False], values[True]))
+    return words, template
 
 
 def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[str, list[ShadedResponse]]:
@@ -146,7 +175,8 @@ figure img { width: 134px; image-rendering: pixelated } figure div { width: 134p
 .tokens { white-space: pre-wrap; font: 16px/2 monospace }
 .tokens span { padding: 3px 0; border-radius: 3px; box-shadow: inset 0 0 0 0.5px #dedee2 }
 </style></head><body><h1>{{ title }}</h1>
-<p class="note">A darker token has a larger {{ name }} within its response; point at it for the number.</p>
+<p class="note">A darker token has a larger {{ name }} within its response; point at it for the number.{% if note %}
+<br>{{ note }}{% endif %}</p>
 {% for response in responses %}<article><figure>
 {% for image in response.images %}{% if image %}<img src="{{ image }}" alt="image {{ loop.index }}">{% else %}<div>\
 image {{ loop.index }} is not there</div>{% endif %}{% endfor %}
@@ -158,7 +188,7 @@ title="{{ token.value }}">{{ token.text }}</span>{% endfor %}</p>
 """
 
 
-def page(title: str, name: str, responses: Sequence[ShadedResponse]) -> str:
+def page(title: str, name: str, responses: Sequence[ShadedResponse], note: str = "") -> str:
     """The responses as one HTML file with its images inside. Texts are escaped: they are a model's."""
     from jinja2 import Environment
 
@@ -176,7 +206,7 @@ def page(title: str, name: str, responses: Sequence[ShadedResponse]) -> str:
         for response in responses
     ]
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(title=title, name=name, responses=shown, shade=", ".join(map(str, _SHADE)))
+    return template.render(title=title, name=name, note=note, responses=shown, shade=", ".join(map(str, _SHADE)))
 
 
 def _data_uri(image: Image.Image | None) -> str | None:
@@ -199,7 +229,7 @@ _MARGIN = 0.2
 _MOST_LINES = 40
 
 
-def draw(title: str, name: str, responses: Sequence[ShadedResponse], file: Path) -> None:
+def draw(title: str, name: str, responses: Sequence[ShadedResponse], file: Path, note: str = "") -> None:
     """The responses as a PNG: images on the left, tokens on the right with their values under them."""
     from matplotlib.figure import Figure
 
@@ -216,6 +246,7 @@ def draw(title: str, name: str, responses: Sequence[ShadedResponse], file: Path)
     figure.text(
         _MARGIN / width, 1 - 0.35 / height, title, fontsize=13, fontweight="bold", va="center", parse_math=False
     )
+    figure.text(_MARGIN / width, 1 - 0.58 / height, note, fontsize=9, color="#6e6e74", va="center", parse_math=False)
     top = height - 0.6
     for response, (places, _), tall in zip(responses, laid, heights, strict=True):
         for i, path in enumerate(response.images[:6]):
@@ -272,10 +303,12 @@ def show(dump: Path, out: Path, count: int = 6, value: str | None = None) -> lis
     Raises:
         ValueError: as :func:`read_responses` says.
     """
-    name, responses = read_responses(dump, count, value)
+    name, responses = read_responses(dump, MOST_PROMPTS, value)
+    words, template = medians(responses)
+    title = f"{name} of {min(count, len(responses))} responses in {dump.name}"
+    note = f"median over a response of each of {len(responses)} prompts: {words:.2g} on words, {template:.2g} on tags"
     out.mkdir(parents=True, exist_ok=True)
-    title = f"{name} of {len(responses)} responses in {dump.name}"
     html, png = out / "tokens.html", out / "tokens.png"
-    html.write_text(page(title, name, responses), encoding="utf-8")
-    draw(title, name, responses, png)
+    html.write_text(page(title, name, responses[:count], note), encoding="utf-8")
+    draw(title, name, responses[:count], png, note)
     return [html, png]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from verl_mars.show_tokens import draw, page, read_responses, show
+from verl_mars.show_tokens import draw, medians, page, read_responses, show
 
 LINE = {
     "input": "where is the hot object?",
@@ -54,6 +54,25 @@ def test_one_response_of_each_prompt(dump):
 def test_equal_values_have_no_shade(dump):
     _, (response,) = read_responses(dump({**LINE, "dependency": [0.0] * 4}), 1)
     assert response.shades == [0.0] * 4
+
+
+def test_tags_are_told_from_words_whole_or_in_pieces(dump):
+    tokens = ["<", "thi", "nk>", "a<b", " red", "</answer>", "<|im", "_end|>"]
+    values = [0.0, 1.0, 2.0, 30.0, 40.0, 3.0, 4.0, 5.0]
+    _, responses = read_responses(dump({**LINE, "tokens": tokens, "sampled": [1] * 8, "dependency": values}), 1)
+    assert [text for text, tag in zip(tokens, responses[0].of_template, strict=True) if not tag] == ["a<b", " red"]
+    assert medians(responses) == (35.0, 2.5)
+
+
+def test_tokens_that_were_not_sampled_are_in_no_median(dump):
+    words, template = medians(read_responses(dump(LINE), 1)[1])
+    assert words == 1.0 and np.isnan(template)  # <b>, the only tag, is a tool's
+
+
+def test_medians_are_over_all_prompts_and_shown(dump, tmp_path):
+    lines = [{**LINE, "uid": f"{i}_0_0", "dependency": [float(i), 9.0 * i, 7.0, 3.0]} for i in range(4)]
+    html, _ = show(dump(*lines), tmp_path / "out", count=1)
+    assert "median over a response of each of 4 prompts: 3 on words, nan on tags" in html.read_text()
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
     def run(config_name: str, *overrides: str, **options: Any) -> Run:
         fixed = [*toy_data, f"actor_rollout_ref.model.path={tiny_model}", *SMALL, "trainer.total_training_steps=2"]
         fixed += ["trainer.test_freq=2", "trainer.val_before_train=false"]
+        fixed += ["actor_rollout_ref.rollout.agent.num_workers=1"]  # a process less to start
         return run_verl(config_name, *fixed, *overrides, **options)
 
     return run

@@ -5,8 +5,13 @@ from drift import assert_same
 
 pytestmark = pytest.mark.integration
 
-SAMPLED = ("algorithm.mars.anchors_per_source=2", "algorithm.mars.mono_prompt=drop")
-"""Harder than the defaults: greedy anchors need no random number, and repeated pictures keep prompts alike."""
+SAMPLED = (
+    "algorithm.mars.anchors_per_source=2",
+    "algorithm.mars.mono_prompt=drop",
+    "actor_rollout_ref.rollout.agent.num_workers=2",
+)
+"""Harder than the defaults: greedy anchors need no random number, and repeated pictures keep prompts alike. Two workers
+share the prompts, so that requests arrive in any order."""
 
 
 @pytest.fixture(scope="module")

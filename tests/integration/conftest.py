@@ -41,6 +41,7 @@ def run_main(
     command += ["trainer.logger=[file]", "trainer.save_freq=-1", logger, *overrides]
     environment = dict(os.environ, RAY_USAGE_STATS_ENABLED="0", HYDRA_FULL_ERROR="1", **(env or {}))
     environment |= {"PYTHONPATH": str(HERE), "VERL_FILE_LOGGER_PATH": str(metrics_file)}
+    environment["RAY_raylet_start_wait_time_s"] = "120"  # Ray's 30 are too few where other runs keep the cores busy
     if modules:
         environment["VERL_USE_EXTERNAL_MODULES"] = ",".join(modules)
     with (folder / "log.txt").open("w") as log:

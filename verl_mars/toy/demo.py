@@ -101,6 +101,7 @@ def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, 
     metrics_file.unlink(missing_ok=True)
     command = training_command(paths, folder, steps, seed, algorithm)
     environment = dict(os.environ, VERL_FILE_LOGGER_PATH=str(metrics_file), RAY_USAGE_STATS_ENABLED="0")
+    environment.setdefault("RAY_raylet_start_wait_time_s", "120")  # Ray's 30 are too few on a busy machine
     with open(log_file, "w", encoding="utf-8") as log:
         log.write(shlex.join(command) + "\n")
         log.flush()

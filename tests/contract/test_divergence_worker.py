@@ -1,4 +1,4 @@
-"""Comparing two views in the actor's worker: with verl's micro-batches, and an engine simple enough to redo its steps."""
+"""Comparing two views in the actor's worker: verl's micro-batches, and an engine simple enough to redo its steps."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace

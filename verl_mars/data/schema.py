@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError, Problem, SampleError
 from verl_mars.data.files import whole_file
 from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
-from verl_mars.data.truth import explain
 
 ROW_GROUP_BYTES = 128 * 2**20
 """Largest row group: beyond 2 GB of nested binary data ``datasets`` cannot read the file at all."""
@@ -212,7 +212,7 @@ def validated(row: "Row | Mapping[str, Any]", where: str = "") -> Row:
     try:
         return Row.model_validate(row)
     except ValidationError as error:
-        found = explain(error, "record")
+        found = explain(error, "record", model=Row)
         if not where:
             raise found from error
         key = f"{where}, {found.problem.key}" if found.problem.key else where

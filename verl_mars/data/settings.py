@@ -6,11 +6,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verl_mars.data.depth import DepthEncoding
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError
 from verl_mars.data.length import FAMILIES
 from verl_mars.data.paths import is_unicode
 from verl_mars.data.prompts import MonoStyle, Style
-from verl_mars.data.truth import explain
 
 
 class ConvertSettings(BaseModel):

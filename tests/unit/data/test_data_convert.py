@@ -123,6 +123,13 @@ def test_embedded_images_keep_their_bytes_and_groups_stay_small(small, run, monk
     assert check_files([file]).ok
 
 
+def test_long_texts_fill_a_row_group_too(small, run, monkeypatch):
+    monkeypatch.setattr(writer, "TEXT_GROUP_BYTES", 8_000)
+    file = run("manifest", small, max_reject=0.1, val_fraction=0.0).files["train"][0]
+    metadata = pq.ParquetFile(file).metadata
+    assert metadata.num_rows == 57 and 3 < metadata.num_row_groups < 20
+
+
 def test_a_picture_that_cannot_be_embedded_is_a_reject(small, run, monkeypatch):
     monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 8_000)
     sizes = [(small / f"rgb{k}.jpg").stat().st_size for k in range(4)]

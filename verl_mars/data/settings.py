@@ -67,6 +67,9 @@ def settings_from(values: dict[str, Any]) -> ConvertSettings:
             raise DataError(
                 f"--{name} {str(folder)!r} is not UTF-8, so no row can hold a path in it; rename the folder"
             )
+    low, high = settings.min_pixels, settings.max_pixels
+    if low is not None and high is not None and low > high:
+        raise DataError(f"--min-pixels {low} is more than --max-pixels {high}")
     if settings.model not in FAMILIES:
         raise DataError(f"--model {settings.model!r} is unknown, allowed: {', '.join(FAMILIES)}")
     return settings

@@ -198,6 +198,9 @@ def test_a_computed_length_that_is_wrong_would_be_told(tmp_path, make_row, monke
 
 
 def test_checkpoints_that_cannot_be_loaded(tmp_path):
+    (tmp_path / "empty").mkdir()
     for load, says in ((load_tokenizer, "no tokenizer"), (load_processor, "no processor")):
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=f"{says} can be loaded from .*: there is no such folder"):
             load(str(tmp_path / "nothing"))
+        with pytest.raises(DataError, match=says):
+            load(str(tmp_path / "empty"))

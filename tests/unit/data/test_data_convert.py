@@ -91,6 +91,8 @@ def test_an_answer_that_is_mostly_right_is_reported(tmp_path, run):
 def test_only_some_splits_and_only_some_samples(small, run, tmp_path):
     assert set(run("manifest", small, tmp_path / "val", splits=("val",), **OPTIONS).files) == {"val"}
     assert run("manifest", small, tmp_path / "few", limit=7).rows == 7  # the eighth is wrong
+    with pytest.raises(DataError, match="--split test: no sample is in it; the splits are train, val"):
+        run("manifest", small, tmp_path / "none", splits=("test",), **OPTIONS)
 
 
 def test_a_short_conversion_starts_no_workers(small, run, monkeypatch):
@@ -232,6 +234,7 @@ def test_everything_rejected_is_a_failure_whatever_is_allowed(small, run):
         ({"model": "llava"}, "qwen2_5_vl, qwen3_vl"),
         ({"style": "nice"}, "--style"),
         ({"colour": 1}, "--colour"),
+        ({"min_pixels": 900, "max_pixels": 800}, "--min-pixels 900 is more than --max-pixels 800"),
         ({"options": {"colour": "red"}}, "file, data_source"),
     ],
 )

@@ -31,9 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from data_raw import SIZE, make_pictures, make_raw
 
-SIZE = (1280, 1024)
-PICTURES = 300
 WORKERS = 1  # what `verl-mars data convert` starts by itself for these data sets, where there are two cores or more
 RESULTS = Path(__file__).parent / "results" / "data.json"
 BOUNDS = {"rows_per_second": 2000, "path_megabytes": 500, "embed_speed": 1.5, "embed_memory": 0.5}
@@ -232,51 +231,22 @@ class Bench:
         return runs
 
 
-def make_pictures(folder: Path) -> None:
-    """Noisy pictures that compress as badly as real ones."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for number in range(PICTURES):
-        noise = rng.normal(0, 9, (SIZE[1], SIZE[0], 3))
-        shape = np.linspace(20, 200, SIZE[0])[None, :, None] + np.linspace(0, 40, SIZE[1])[:, None, None]
-        Image.fromarray(np.clip(shape + noise, 0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=70)
-
-
-def make_raw(pictures: Path, rows: int, root: Path) -> None:
-    """A manifest of pairs, and LLVIP's layout over the same pictures."""
-    voc = (
-        "<annotation><size><width>1280</width><height>1024</height><depth>3</depth></size><object><name>person</name>"
-        "<bndbox><xmin>10</xmin><ymin>20</ymin><xmax>110</xmax><ymax>320</ymax></bndbox></object></annotation>"
-    )
-    for folder in ("visible/train", "infrared/train", "Annotations"):
-        (root / folder).mkdir(parents=True)
-    with open(root / "manifest.jsonl", "w") as manifest:
-        for number in range(rows):
-            names = []
-            for kind, shift in (("visible", 0), ("infrared", 1)):
-                name = f"{kind}/train/{number:06d}.jpg"
-                os.link(pictures / f"{(2 * number + shift) % PICTURES}.jpg", root / name)
-                names.append({"name": kind, "images": name})
-            (root / "Annotations" / f"{number:06d}.xml").write_text(voc)
-            question = f"Is person {number} to be seen?"
-            manifest.write(json.dumps({"id": number, "question": question, "answer": "yes", "sources": names}) + "\n")
-
-
 def middle(runs: list[Figures]) -> Figures:
-    """Medians of some runs, with rows a second and microseconds of CPU time a row."""
+    """Medians of some runs and how far they spread, with rows a second and microseconds of CPU time a row."""
     found = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    found["rows_per_second"] = found["rows"] / found["seconds"]
+    speeds = [run["rows"] / run["seconds"] for run in runs]
+    found["rows_per_second"] = statistics.median(speeds)
+    found["slowest"], found["fastest"] = min(speeds), max(speeds)
     found["cpu_us_per_row"] = found["cpu_seconds"] / found["rows"] * 1e6
+    found["runs"] = len(runs)
     return {key: round(value, 3) for key, value in found.items()}
 
 
 def show(name: str, found: Figures) -> None:
     """A line of the table."""
-    speed, cpu, memory = (found[key] for key in ("rows_per_second", "cpu_us_per_row", "megabytes"))
-    print(f"{name:28} {speed:8.0f} rows/s {cpu:8.0f} us of CPU a row {memory:6.0f} MB", flush=True)
+    speed, low, high = (found[key] for key in ("rows_per_second", "slowest", "fastest"))
+    cost = f"{found['cpu_us_per_row']:6.0f} us of CPU a row {found['megabytes']:6.0f} MB"
+    print(f"{name:30} {speed:7.0f} rows/s ({low:.0f} to {high:.0f}) {cost}", flush=True)
 
 
 # The parts
@@ -286,7 +256,7 @@ def scaling_part(bench: Bench, converter: str, counts: list[int], known: dict[st
     """Path mode, for more and more rows; ``known`` has the steps of runs before."""
     steps = dict(known)
     for rows in counts:
-        about = {"load_before": load()}
+        about: dict[str, Any] = {"date": today(), "load_before": load()}
         runs = bench.several([converter, f"{converter} alone", "pillow"], rows)
         step = {arm.removeprefix(converter).strip() or "default": middle(found) for arm, found in runs.items()}
         for arm, found in step.items():
@@ -342,6 +312,11 @@ def read_part(bench: Bench, rows: int) -> dict[str, Any]:
     return result
 
 
+def today() -> str:
+    """The date."""
+    return time.strftime("%Y-%m-%d")
+
+
 def load() -> float:
     """Processes that wanted a core in the minute before."""
     return round(os.getloadavg()[0], 1)
@@ -358,7 +333,7 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
     return {
-        "date": time.strftime("%Y-%m-%d"),
+        "date": today(),
         "processor": model,
         "cores": os.cpu_count(),
         "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
@@ -389,7 +364,7 @@ def main() -> None:
         bench = Bench(work, options.repeats)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         for part in options.part or ["manifest", "llvip", "embed", "read"]:
-            about = {"machine": machine(), "repeats": options.repeats}
+            about = {"machine": machine()}
             if part == "embed":
                 found = embed_part(bench, options.embed_rows)
             elif part == "read":

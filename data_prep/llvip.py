@@ -46,7 +46,8 @@ class Llvip(Converter):
         def make() -> Sample:
             path = root.path / xml
             truth = relabelled(read_voc(path).as_boxes(), _NAMES, path)
-            findings.counts["frames without a person"] += not truth.boxes
+            if not truth.boxes:
+                findings.counts["frames without a person"] += 1
             asked = question(stem, "person")
             return Sample(
                 sample_id=stem,

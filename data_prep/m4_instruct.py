@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from verl_mars.data.answers import choice_truth, list_choices, split_aliases, split_choices
+from verl_mars.data.explain import parsed
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.groups import SharedGroups
 from verl_mars.data.paths import Root
@@ -103,7 +104,7 @@ def _sample(
     groups: SharedGroups,
     held_out: set[tuple[str, ...]],
 ) -> Sample:
-    conversation = Conversation.model_validate(record)
+    conversation = parsed(Conversation, record)
     images = conversation.images
     if len(images) != IMAGES_OF[subset]:
         raise SampleError("image_count", f"{len(images)} images, {subset} has {IMAGES_OF[subset]}", "image")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from verl_mars.data.answers import choice_truth, list_choices
+from verl_mars.data.explain import parsed
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import (
@@ -120,6 +121,11 @@ class Manifest(Converter):
                     number += 1
                     if not line.strip():
                         continue
+                    if number == 1 and line.lstrip().startswith("["):
+                        raise DataError(
+                            f"{path} is one JSON list, but one object a line is needed: `jq -c '.[]' LIST > MANIFEST` "
+                            "writes it so"
+                        )
                     origin = f"{options.file}, line {number}"
                     if len(line) == MAX_LINE and not line.endswith("\n"):
                         raise DataError(f"{path}, line {number}: more than {MAX_LINE} characters; one object a line")
@@ -133,7 +139,7 @@ def _sample(line: str, origin: str, data_source: str) -> Sample:
         content = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         raise SampleError("record", f"broken JSON: {error}") from error
-    entry = Entry.model_validate(content)
+    entry = parsed(Entry, content)
     task = entry.task or _task_of(entry)
     first = 0
     sources = []

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from verl_mars.data.explain import parsed
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
@@ -113,7 +114,7 @@ class MarsEval(Converter):
 
 
 def _sample(record: Any, subset: str, number: int, origin: str, image_folder: str, renamed: dict[str, str]) -> Sample:
-    item = Item.model_validate(record)
+    item = parsed(Item, record)
     images = [_place(part.image, image_folder, renamed) for part in item.content if part.type == "image"]
     text = " ".join(part.text or "" for part in item.content if part.type == "text").strip()
     if len(images) != _IMAGES[subset]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from verl_mars.data.explain import parsed
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.groups import SharedGroups
 from verl_mars.data.paths import Root
@@ -109,7 +110,7 @@ def _bench_samples(
     pair = f"{category}-{number // 2 if category in _PAIRED else number}"
 
     def make(position: int | None = None) -> Sample:
-        item = Item.model_validate(record)
+        item = parsed(Item, record)
         sample_id = f"{category}-{item.id if item.id is not None else number}"
         task: Task
         truth: Boxes | Truth
@@ -190,7 +191,7 @@ def _conversations(
         sample_id = str(record.get("id", number)) if isinstance(record, dict) else str(number)
 
         def make(record: Any = record, sample_id: str = sample_id, origin: str = origin) -> Sample:
-            conversation = Conversation.model_validate(record)
+            conversation = parsed(Conversation, record)
             images = conversation.images
             if len(images) != 2:
                 raise SampleError("image_count", f"{len(images)} images, RGB and depth are needed", "image")

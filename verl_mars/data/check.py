@@ -184,6 +184,10 @@ class _Checker:
                         self._add(file, None, Problem("row_group", "", size + consequence))
                     else:
                         self.report.notes.append(f"{file}: {size}{consequence}.")
+                self.report.notes.append(
+                    f"{file}: rows hold their images, so every rollout carries them, encoded and decoded; paths travel "
+                    "as text. Set data.val_batch_size: without it verl validates all rows in one batch."
+                )
             if b'"_type": "Image"' in (schema.metadata or {}).get(b"huggingface", b""):
                 self.report.notes.append(
                     f"{file}: images have the type Image of `datasets`, so every row is decoded when it is loaded and "

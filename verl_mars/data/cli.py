@@ -9,24 +9,18 @@ import importlib
 import json
 import os
 import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from verl_mars.data.terminal import FAULTY, bar, console, print_conversion, print_stats, print_validation, sentences
 
-    from verl_mars.data.check import CheckReport
-    from verl_mars.data.convert import ConvertResult
+if TYPE_CHECKING:
     from verl_mars.data.sample import Converter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="From raw data sets to Parquet that verl trains on.")
-
-_FAULTY, _USAGE = 1, 2
-_SHOWN_ANSWERS = 8
 
 
 # Converters
@@ -96,32 +90,32 @@ def list_data_sets(
     """The data sets that can be converted; with a name: its layout, options, licence, known shortcuts and leaks."""
     from rich.table import Table
 
-    console = _console()
-    with _sentences():
+    to = console()
+    with sentences():
         if data_set is None:
             table = Table("data set", "", "licence", box=None, header_style="bold")
             for name in converter_names():
                 converter = find_converter(name)
                 table.add_row(name, converter.title, converter.licence)
-            console.print(table)
-            console.print("\n`verl-mars data list DATASET` shows the layout that one expects.", style="dim")
+            to.print(table)
+            to.print("\n`verl-mars data list DATASET` shows the layout that one expects.", style="dim")
             return
         converter = find_converter(data_set)
-        console.print(f"[bold]{converter.name}[/bold]  {converter.title}")
-        console.print(f"licence  {converter.licence}\nsource   {converter.url}\n", highlight=False)
-        console.print("[bold]Expected under --root[/bold]")
-        console.print(converter.layout, markup=False, highlight=False)
+        to.print(f"[bold]{converter.name}[/bold]  {converter.title}")
+        to.print(f"licence  {converter.licence}\nsource   {converter.url}\n", highlight=False)
+        to.print("[bold]Expected under --root[/bold]")
+        to.print(converter.layout, markup=False, highlight=False)
         options = list(converter.describe_options())
         if options:
-            console.print("\n[bold]Options[/bold] (--set NAME=VALUE)")
+            to.print("\n[bold]Options[/bold] (--set NAME=VALUE)")
             table = Table("name", "default", "", box=None, header_style="dim")
             for name, default, text in options:
                 table.add_row(name, default or "-", text)
-            console.print(table)
+            to.print(table)
         if converter.caveats:
-            console.print("\n[bold]Known shortcuts and leaks[/bold]")
+            to.print("\n[bold]Known shortcuts and leaks[/bold]")
             for text in converter.caveats:
-                console.print(f"- {text}", markup=False, highlight=False)
+                to.print(f"- {text}", markup=False, highlight=False)
 
 
 @app.command()
@@ -153,7 +147,7 @@ def convert(
 ) -> None:
     """Convert a raw data set to shards of rows, a manifest and a list of rejects."""
     arguments = dict(locals())
-    with _sentences():
+    with sentences():
         converter = find_converter(arguments.pop("data_set"))
     _convert(converter, **arguments)
 
@@ -163,8 +157,7 @@ def _convert(converter: "Converter", **arguments: Any) -> None:
     from verl_mars.data.convert import convert as run
     from verl_mars.data.settings import settings_from
 
-    console = _console()
-    with _sentences():
+    with sentences():
         values = {key: value for key, value in arguments.items() if value is not None}
         values["style"] = values.get("style", converter.default_style)
         values["splits"] = tuple(values.pop("split", ()))
@@ -172,16 +165,13 @@ def _convert(converter: "Converter", **arguments: Any) -> None:
         values["options"] = _options(values.pop("set_option", []))
         values["workers"] = _workers(converter, values.get("workers"), values["decode"])
         settings = settings_from(values)
-        with _bar(converter.name) as advance:
+        with bar(converter.name) as advance:
             try:
                 result = run(converter, settings, advance)
             except TooManyRejects as error:
-                _print_result(console, error.result)
+                print_conversion(error.result, failed=True)
                 raise
-    _print_result(console, result)
-    console.print("\n[bold]Paste into a recipe's command line[/bold]")
-    for line in result.manifest["recipe"]:
-        print(f"  {line} \\")  # noqa: T201  # rich would wrap it
+    print_conversion(result)
 
 
 @app.command()
@@ -202,8 +192,7 @@ def validate(
     """Check files by rules, with verl's own RLHFDataset and with a real processor: what passes loads."""
     from verl_mars.data.validate import validate as run
 
-    console = _console()
-    with _sentences():
+    with sentences():
         report = run(
             files,
             processor=processor,
@@ -214,20 +203,11 @@ def validate(
             need_sources=sources,
             check_truth=truth,
             max_faults=max_faults,
-            progress=console.is_terminal,
+            progress=console().is_terminal,
         )
-    _print_faults(report.check)
-    bound = "" if report.exact else "at most "
-    console.print(
-        f"{report.check.rows} rows in {len(report.check.files)} files, {report.rows_loaded} read by verl, "
-        f"{report.prompts_processed} prompts through the processor, "
-        f"up to {report.check.images_per_row_max} images a row, "
-        f"longest prompt {bound}{report.max_tokens} tokens",
-        highlight=False,
-    )
+    print_validation(report)
     if not report.ok:
-        raise typer.Exit(_FAULTY)
-    console.print("[green]no faults[/green]")
+        raise typer.Exit(FAULTY)
 
 
 @app.command()
@@ -236,12 +216,13 @@ def show(
     out: Annotated[Path, typer.Option(help="Folder for the sheets.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows to draw, at equal distances.")] = 24,
     per_sheet: Annotated[int, typer.Option(min=1, max=12, help="Rows on one sheet.")] = 4,
+    font: Annotated[str | None, typer.Option(help="A font file, for letters that DejaVu Sans lacks.")] = None,
 ) -> None:
     """Draw contact sheets: every source, boxes, question, ground truth, mono prompts."""
     from verl_mars.data.sheets import write_sheets
 
-    with _sentences():
-        sheets = write_sheets(files, out, rows=rows, per_sheet=per_sheet)
+    with sentences():
+        sheets = write_sheets(files, out, rows=rows, per_sheet=per_sheet, font_file=font)
     for sheet in sheets:
         print(sheet)  # noqa: T201
 
@@ -252,73 +233,17 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count what is in files: rows, tasks, sources, image sizes, boxes, answers, prompt lengths."""
-    from rich.table import Table
-
     from verl_mars.data.stats import collect
 
-    with _sentences():
+    with sentences():
         found = collect(files)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))  # noqa: T201
         return
-    console = _console()
-    table = Table("", "", box=None, show_header=False)
-    table.add_row("files", f"{len(found.files)}, {found.bytes / 2**20:.1f} MB")
-    table.add_row("rows", str(found.rows))
-    for name in (
-        "data_sources",
-        "splits",
-        "tasks",
-        "sources_per_row",
-        "images_per_row",
-        "image_sizes",
-        "boxes_per_row",
-    ):
-        table.add_row(name.replace("_", " "), _told(getattr(found, name)))
-    for name, count in sorted(found.sources.items()):
-        own = f", {found.own_prompts[name]} own prompts, {found.own_truths[name]} own ground truths"
-        table.add_row(f"source {name}", f"{count} rows{own}")
-    table.add_row("answers", _told(found.answers))
-    for family, longest in found.max_tokens.items():
-        bins = ", ".join(f"{low}-: {count}" for low, count in sorted(found.tokens[family].items()))
-        table.add_row(f"tokens, {family}", f"at most {longest}  ({bins})")
-    if found.unreadable:
-        table.add_row("[red]of another form[/red]", f"{found.unreadable} rows; see `verl-mars data validate`")
-    console.print(table)
+    print_stats(found)
 
 
-# Output
-
-
-def _told(counts: Any) -> str:
-    shown = ", ".join(f"{key}: {count}" for key, count in counts.most_common(_SHOWN_ANSWERS))
-    left = len(counts) - _SHOWN_ANSWERS
-    return f"{shown}, {left} more" if left > 0 else shown or "-"
-
-
-def _print_result(console: "Console", result: "ConvertResult") -> None:
-    manifest = result.manifest
-    for split, part in manifest["splits"].items():
-        files = len(part["shards"])
-        console.print(f"[bold]{split}[/bold]  {part['rows']} rows in {files} file{'s' * (files != 1)}", highlight=False)
-    rejects = manifest["rejects"]
-    reasons = "".join(f", {count} x {code}" for code, count in rejects["by_reason"].items())
-    console.print(f"rejected  {rejects['total']} ({rejects['share']:.2%}){reasons}", highlight=False)
-    for text, count in manifest["counts"].items():
-        console.print(f"counted  {count} {text}", highlight=False, markup=False)
-    for text in manifest["findings"]:
-        console.print(f"[yellow]note[/yellow]  {text}", highlight=False)
-    console.print(
-        f"prompts  up to {manifest['max_prompt_tokens']} tokens, {manifest['prompt_tokens_are']}", highlight=False
-    )
-    console.print(f"licence  {manifest['licence']}", highlight=False)
-    console.print(f"written  {result.out}", highlight=False)
-
-
-def _print_faults(report: "CheckReport") -> None:
-    text = report.text()
-    if text:
-        print(text)  # noqa: T201
+# Arguments
 
 
 def _options(given: list[str]) -> dict[str, str]:
@@ -338,48 +263,3 @@ def _workers(converter: "Converter", given: int | None, decode: bool) -> int:
     if decode or converter.draws:
         return min(8, cores)
     return 1 if cores > 1 else 0
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None] | None]:
-    console = _console()
-    if not console.is_terminal:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit="rows") as bar:
-
-        def advance(rows: int, rejects: int) -> None:
-            bar.update(rows - bar.n)
-            if rejects:
-                bar.set_postfix(rejected=rejects, refresh=False)
-
-        yield advance
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Errors of the data as one sentence on stderr."""
-    from verl_mars.data.convert import TooManyRejects
-    from verl_mars.data.faults import DataError
-
-    try:
-        yield
-    except TooManyRejects as error:
-        _stop(str(error), _FAULTY)
-    except DataError as error:
-        _stop(str(error), _USAGE)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command again goes on where it ended", 130)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(soft_wrap=True)

@@ -240,6 +240,9 @@ class _Run:
         rejects.sort(key=lambda item: item["index"])
         shards = {name: self.splits[name].shards for name in sorted(self.splits) if self.splits[name].shards}
         rows = sum(shard.rows for part in shards.values() for shard in part)
+        if rows == 0 and not rejects and self.stream.splits:
+            asked, found = ", ".join(self.settings.splits), ", ".join(sorted(self.stream.splits))
+            raise DataError(f"--split {asked}: no sample is in it; the splits are {found}")
         if rows == 0 and not rejects:
             raise DataError(
                 f"no sample found under {self.stream.root.path}. {converter.name} expects:\n{converter.layout}"

@@ -8,8 +8,9 @@ other use for.
 """
 
 import math
+import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -149,13 +150,16 @@ def load_tokenizer(path: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"no tokenizer can be loaded from {path}: {error}") from error
+        raise DataError(f"no tokenizer can be loaded from {path}: {checkpoint_error(path, error)}") from error
     if not tokenizer.chat_template:
         raise DataError(f"the tokenizer of {path} has no chat template")
     return tokenizer
 
 
-Length = Callable[..., int]
+def checkpoint_error(path: str, error: Exception) -> str:
+    """Why a checkpoint cannot be loaded; transformers takes a folder that is not there for a name on the hub."""
+    local = path.startswith(("/", ".", "~"))
+    return "there is no such folder" if local and not os.path.isdir(path) else str(error)
 
 
 def _parts(content: str) -> list[dict[str, str]]:

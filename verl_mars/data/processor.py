@@ -4,7 +4,7 @@ from typing import Any
 
 from verl_mars import _compat
 from verl_mars.data.faults import DataError
-from verl_mars.data.length import FAMILIES, ModelFamily
+from verl_mars.data.length import FAMILIES, ModelFamily, checkpoint_error
 
 _SPECIAL = (
     "<|endoftext|>",
@@ -39,7 +39,7 @@ def load_processor(path: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"no processor can be loaded from {path}: {error}") from error
+        raise DataError(f"no processor can be loaded from {path}: {checkpoint_error(path, error)}") from error
     if not hasattr(processor, "image_processor"):
         raise DataError(f"the processor of {path} takes no images")
     return processor

@@ -1,5 +1,6 @@
 """Rows out of the files that verl takes (.parquet, .json, .jsonl), batch by batch; records out of large JSON files."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,9 @@ def _checked_file(file: str) -> str:
         raise DataError(f"{file} is a folder, but verl takes files only{inside}")
     if not path.exists():
         if any(sign in file for sign in "*?["):
-            raise DataError(f"{file} is a pattern, but verl takes file names only: list the files")
+            found = sorted(glob.glob(os.path.expanduser(file)))
+            matches = f"it matches {', '.join(found[:5])}" if found else "no file matches it"
+            raise DataError(f"{file} is a pattern, but verl takes file names only: list the files; {matches}")
         raise DataError(f"{file} does not exist")
     if path.suffix not in SUFFIXES:
         raise DataError(f"{file} ends in {path.suffix!r}, but verl takes {', '.join(SUFFIXES)} only")

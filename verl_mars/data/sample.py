@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.paths import Root
 from verl_mars.data.schema import Task
-from verl_mars.data.truth import Truth, explain
+from verl_mars.data.truth import Truth
 
 ImageKind = Literal["auto", "depth", "intensity"]
 DepthUnit = Literal["mm", "m", "sunrgbd"]
@@ -165,7 +166,7 @@ class Converter(ABC):
         try:
             return self.options.model_validate(given)
         except ValidationError as error:
-            problem = explain(error, "record").problem
+            problem = explain(error, "record", model=self.options).problem
             allowed = ", ".join(self.options.model_fields) or "none"
             raise DataError(f"--set {problem.key}: {problem.message}; options of {self.name}: {allowed}") from error
 

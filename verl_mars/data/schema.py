@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError, Problem, SampleError
 from verl_mars.data.files import whole_file
 from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
-from verl_mars.data.truth import explain
 
 ROW_GROUP_BYTES = 128 * 2**20
 """Largest row group: beyond 2 GB of nested binary data ``datasets`` cannot read the file at all."""
@@ -212,7 +212,7 @@ def validated(row: "Row | Mapping[str, Any]", where: str = "") -> Row:
     try:
         return Row.model_validate(row)
     except ValidationError as error:
-        found = explain(error, "record")
+        found = explain(error, "record", model=Row)
         if not where:
             raise found from error
         key = f"{where}, {found.problem.key}" if found.problem.key else where
@@ -228,11 +228,13 @@ def write_rows(
 ) -> int:
     """Write rows to one Parquet file, streaming; the file appears under its name when it is whole.
 
+    Row groups have at most 128 MB, unless one row alone is larger: what is beyond 2 GB cannot be read again.
+
     Args:
         path: the file; its folder must exist.
         rows: :class:`Row` or plain dicts of its form. Keys without a place in the schema are refused, not dropped.
         schema: :data:`ARROW_SCHEMA`, or one of :func:`arrow_schema` with further keys.
-        row_group_rows: rows held in memory at a time.
+        row_group_rows: most rows of a row group, which is held in memory.
 
     Returns:
         The number of rows written.
@@ -244,18 +246,20 @@ def write_rows(
     """
     target = Path(path)
     seen = Distinct()
-    count = 0
+    count = held = 0
     batch: list[dict[str, Any]] = []
     with whole_file(target) as file:
         with pq.ParquetWriter(file, schema) as writer:
             for row in rows:
                 record = validated(row, f"row {count}").as_record()
                 seen.add(record["extra_info"], f"row {count}")
-                batch.append(record)
-                count += 1
-                if len(batch) == row_group_rows:
+                size = weight(record)
+                if batch and (len(batch) == row_group_rows or held + size > ROW_GROUP_BYTES):
                     writer.write_table(to_table(batch, schema, count - len(batch)))
-                    batch = []
+                    batch, held = [], 0
+                batch.append(record)
+                held += size
+                count += 1
             if batch:
                 writer.write_table(to_table(batch, schema, count - len(batch)))
         if count == 0:
@@ -285,6 +289,15 @@ class Distinct:
             )
         self._indices.add(index)
         self._ids.add(sample)
+
+
+def weight(record: Mapping[str, Any]) -> int:
+    """About how many bytes a row takes in a row group: its texts and the pictures it holds."""
+    texts = [message["content"] for message in record["prompt"]]
+    texts += [source["prompt"] for source in record["sources"] if source["prompt"] is not None]
+    texts += record["reward_model"]["ground_truth"], record["extra_info"].get("question") or ""
+    pictures = sum(len(image.get("bytes") or b"") for image in record["images"])
+    return len("".join(texts).encode(errors="replace")) + pictures
 
 
 def to_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int = 0) -> pa.Table:

@@ -6,11 +6,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verl_mars.data.depth import DepthEncoding
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError
 from verl_mars.data.length import FAMILIES
 from verl_mars.data.paths import is_unicode
 from verl_mars.data.prompts import MonoStyle, Style
-from verl_mars.data.truth import explain
 
 
 class ConvertSettings(BaseModel):
@@ -67,6 +67,9 @@ def settings_from(values: dict[str, Any]) -> ConvertSettings:
             raise DataError(
                 f"--{name} {str(folder)!r} is not UTF-8, so no row can hold a path in it; rename the folder"
             )
+    low, high = settings.min_pixels, settings.max_pixels
+    if low is not None and high is not None and low > high:
+        raise DataError(f"--min-pixels {low} is more than --max-pixels {high}")
     if settings.model not in FAMILIES:
         raise DataError(f"--model {settings.model!r} is unknown, allowed: {', '.join(FAMILIES)}")
     return settings

@@ -67,7 +67,7 @@ class Output:
         self.folder.mkdir(parents=True, exist_ok=True)
         found = self._previous()
         if found is not None and found != self.config:
-            if not overwrite:
+            if not overwrite and self._has_shards():
                 raise DataError(
                     f"{self.folder} holds a conversion with other settings ({_difference(found, self.config)}); "
                     "choose another --out, or pass --overwrite"
@@ -151,6 +151,11 @@ class Output:
             with open(path, encoding="utf-8") as lines:
                 yield from map(json.loads, lines)
 
+    def _has_shards(self) -> bool:
+        """Whether anything would be lost: a conversion that found nothing, or was stopped at once, holds no shard."""
+        manifest = self.manifest()
+        return bool(manifest and manifest["splits"]) or any(self.progress.glob("*-[0-9]*.json"))
+
     def _clear(self) -> None:
         manifest = self.manifest()
         for split in (manifest or {"splits": {}})["splits"].values():
@@ -175,9 +180,12 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder against a second conversion into it; the lock goes with the process.
 
     Raises:
-        DataError: another conversion holds it.
+        DataError: another conversion holds it, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {folder} cannot be made: {error.strerror}") from error
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -2,18 +2,18 @@
 
 import io
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.images import encoded_bytes, read_header
+from verl_mars.data.lettering import font, length, own_font, shortened, unknown_letters, wrapped
 from verl_mars.data.readers import as_files, row_batches
 
 WIDTH = 1680
@@ -24,7 +24,9 @@ LARGE_CELL_HEIGHT = 560
 """Where a row has one or two images."""
 MAX_CELL_WIDTH = 800
 LINE = 21
-TEXT_COLUMNS = 150
+NAME_WIDTH = 180
+TEXT_LEFT = MARGIN + NAME_WIDTH + 10
+TEXT_WIDTH = WIDTH - MARGIN - TEXT_LEFT
 MAX_TEXT_LINES = 24
 TEXT_GAP = 7
 INK, SOFT, RULE, PAPER = (28, 28, 30), (110, 110, 116), (222, 222, 226), (255, 255, 255)
@@ -64,7 +66,9 @@ def pick_rows(files: Sequence[str], count: int) -> list[Placed]:
     return picked
 
 
-def write_sheets(files: Sequence[str], out: Path, *, rows: int = 24, per_sheet: int = 4) -> list[Path]:
+def write_sheets(
+    files: Sequence[str], out: Path, *, rows: int = 24, per_sheet: int = 4, font_file: str | None = None
+) -> list[Path]:
     """Draw rows of data files as ``sheet-000.png``, ...: all sources with boxes, question, ground truth, mono prompts.
 
     Args:
@@ -72,16 +76,27 @@ def write_sheets(files: Sequence[str], out: Path, *, rows: int = 24, per_sheet: 
         out: a folder; made if it is not there.
         rows: how many rows, at equal distances.
         per_sheet: rows on one sheet.
+        font_file: a font with the letters of the rows' language, where DejaVu Sans has none.
 
     Returns:
         The sheets.
 
     Raises:
-        DataError: the files cannot be read or have no rows.
+        DataError: the files cannot be read or have no rows that could be drawn.
     """
-    out.mkdir(parents=True, exist_ok=True)
     picked = pick_rows(files, rows)
-    sheets = []
+    if not any(placed.row.get("prompt") or placed.row.get("images") for placed in picked):
+        found = ", ".join(picked[0].row) or "none"
+        raise DataError(f"{picked[0].file} has no column prompt or images, its columns are: {found}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be made: {error.strerror}") from error
+    with own_font(font_file):
+        return list(_sheets(picked, out, per_sheet))
+
+
+def _sheets(picked: Sequence[Placed], out: Path, per_sheet: int) -> Iterator[Path]:
     for first in range(0, len(picked), per_sheet):
         drawn = [draw_row(placed) for placed in picked[first : first + per_sheet]]
         sheet = Image.new("RGB", (WIDTH, sum(image.height for image in drawn)), PAPER)
@@ -91,8 +106,7 @@ def write_sheets(files: Sequence[str], out: Path, *, rows: int = 24, per_sheet: 
             top += image.height
         path = out / f"sheet-{first // per_sheet:03d}.png"
         sheet.save(path)
-        sheets.append(path)
-    return sheets
+        yield path
 
 
 def draw_row(placed: Placed) -> Image.Image:
@@ -107,9 +121,11 @@ def draw_row(placed: Placed) -> Image.Image:
     canvas = Image.new("RGB", (WIDTH, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     title = f"{row.get('data_source')}  ·  {extra.get('sample_id', '?')}"
-    draw.text((MARGIN, MARGIN), title, INK, _font(18, bold=True))
     where = f"{Path(placed.file).name}, row {placed.number}  ·  {extra.get('split')}  ·  {extra.get('task')}"
-    draw.text((MARGIN + draw.textlength(title, _font(18, bold=True)) + 24, MARGIN + 2), where, SOFT, _font(15))
+    where = shortened(where, WIDTH // 2, 15)
+    title = shortened(title, WIDTH - 2 * MARGIN - 24 - length(where, 15), 18, bold=True)
+    draw.text((MARGIN, MARGIN), title, INK, font(18, bold=True))
+    draw.text((MARGIN + length(title, 18, bold=True) + 24, MARGIN + 2), where, SOFT, font(15))
     top = MARGIN + 2 * LINE
     for strip in strips:
         left = MARGIN
@@ -118,9 +134,9 @@ def draw_row(placed: Placed) -> Image.Image:
             left += cell.width + GAP
         top += max(cell.height for cell in strip) + GAP
     for name, text in lines:
-        draw.text((MARGIN, top), name, SOFT, _font(14, bold=True))
+        draw.text((MARGIN, top), shortened(name, NAME_WIDTH, 14, bold=True), SOFT, font(14, bold=True))
         for line in text:
-            draw.text((MARGIN + 190, top), line, INK, _font(15))
+            draw.text((TEXT_LEFT, top), line, INK, font(15))
             top += LINE
         top += TEXT_GAP
     draw.line((MARGIN, height - MARGIN // 2, WIDTH - MARGIN, height - MARGIN // 2), RULE, 2)
@@ -170,11 +186,13 @@ def _cell(picture: Image.Image, caption: str, truth: _Boxes | None, position: in
     note = f"{picture.width} x {picture.height}"
     if truth is not None and truth.frame == position:
         note += "  ·  " + (", ".join(f"{count} {name}" for name, count in Counter(truth.labels).items()) or "no box")
-    cell = Image.new("RGB", (max(shown.width, 150), shown.height + LINE + 4), PAPER)
+    note = shortened(note, MAX_CELL_WIDTH // 2, 13)
+    caption = shortened(caption, MAX_CELL_WIDTH - 10 - length(note, 13), 14, bold=True)
+    start = length(caption, 14, bold=True) + 10
+    cell = Image.new("RGB", (max(shown.width, ceil(start + length(note, 13))), shown.height + LINE + 4), PAPER)
     draw = ImageDraw.Draw(cell)
-    font = _font(14, bold=True)
-    draw.text((0, 0), caption, INK, font)
-    draw.text((draw.textlength(caption, font) + 10, 0), note, SOFT, _font(13))
+    draw.text((0, 0), caption, INK, font(14, bold=True))
+    draw.text((start, 0), note, SOFT, font(13))
     cell.paste(shown, (0, LINE + 2))
     return cell
 
@@ -188,24 +206,23 @@ def _draw_boxes(shown: Image.Image, truth: _Boxes, factor: float, *, thin: bool)
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=1 if thin else 3)
     if thin:
         return
-    font = _font(12, bold=True)
     taken: list[tuple[float, float, float]] = []
     for (x1, y1, _, _), label, colour in zip(corners, truth.labels, colours, strict=True):
-        width = draw.textlength(label, font) + 6
+        width = length(label, 12, bold=True) + 6
         top = y1 - 15 if y1 >= 15 else y1
         left = max(0.0, min(x1, shown.width - width))
         if any(left < end and start < left + width and abs(top - y) < 15 for start, y, end in taken):
             continue  # in a crowd labels would hide each other; the caption counts them
         taken.append((left, top, left + width))
         draw.rectangle((left, top, left + width, top + 15), fill=colour)
-        draw.text((left + 3, top), label, (0, 0, 0), font)
+        draw.text((left + 3, top), label, (0, 0, 0), font(12, bold=True))
 
 
 def _broken(caption: str, message: str) -> Image.Image:
     cell = Image.new("RGB", (520, CELL_HEIGHT // 2), (252, 240, 240))
     draw = ImageDraw.Draw(cell)
-    draw.text((8, 4), caption, INK, _font(14, bold=True))
-    draw.multiline_text((8, 32), "\n".join(textwrap.wrap(message, 62)[:5]), FAULT, _font(13))
+    draw.text((8, 4), shortened(caption, 504, 14, bold=True), INK, font(14, bold=True))
+    draw.multiline_text((8, 32), "\n".join(wrapped(message, 504, 13)[:5]), FAULT, font(13))
     return cell
 
 
@@ -226,8 +243,9 @@ def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     for message in row.get("prompt") or []:
         if isinstance(message, Mapping):
             yield f"{message.get('role')}", _wrapped(str(message.get("content")))
-    yield "ground truth", _wrapped(str(_mapping(row.get("reward_model")).get("ground_truth")))
-    for source in row.get("sources") or []:
+    reward, sources = row.get("reward_model"), row.get("sources") or []
+    yield "ground truth", _wrapped(str(_mapping(reward).get("ground_truth")))
+    for source in sources:
         if isinstance(source, Mapping):
             name = str(source.get("name"))
             prompt = source.get("prompt")
@@ -237,14 +255,16 @@ def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     notes = _mapping(row.get("extra_info")).get("notes")
     if notes:
         yield "notes", _wrapped(str(notes))
+    unknown = unknown_letters(json.dumps([row.get("prompt"), sources, reward], ensure_ascii=False, default=str))
+    if unknown:
+        message = (
+            f"{len(unknown)} characters of this row have no picture in it and show as boxes; --font FILE has another"
+        )
+        yield "font", _wrapped(message)
 
 
 def _wrapped(text: str) -> list[str]:
-    lines = [
-        line
-        for part in text.splitlines() or [""]
-        for line in textwrap.wrap(part, TEXT_COLUMNS, break_long_words=True) or [""]
-    ]
+    lines = wrapped(text, TEXT_WIDTH, 15)
     if len(lines) > MAX_TEXT_LINES:
         left = len(lines) - MAX_TEXT_LINES + 1
         lines = [*lines[: MAX_TEXT_LINES - 1], f"... {left} more lines"]
@@ -286,11 +306,3 @@ def _open(image: Any) -> Image.Image:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-@lru_cache(maxsize=16)
-def _font(size: int, bold: bool = False) -> Any:
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

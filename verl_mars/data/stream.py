@@ -42,10 +42,13 @@ class SampleStream:
         self.options = options
         self.findings = Findings()
         """What the last reading found."""
+        self.splits: set[str] = set()
+        """All splits of the last reading, those that were not asked for too."""
 
     def jobs(self) -> Iterator[Job | dict[str, Any]]:
         """Samples with their splits, and rejects of the converter."""
         self.findings = Findings(list(self.converter.caveats))
+        self.splits.clear()
         ids: set[str] = set()
         numbers: Counter[str] = Counter()
         homes = _Homes()
@@ -60,6 +63,7 @@ class SampleStream:
             split = item.split or self._split_of(item.group or item.sample_id)
             if not _SPLIT.fullmatch(split):
                 raise DataError(f"{item.origin}: split {split!r} cannot be a file's name; letters, digits and _ can")
+            self.splits.add(split)
             if self.settings.splits and split not in self.settings.splits:
                 continue
             homes.note(item, split)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import SampleError
 
 _MAX_JSON = 1_000_000
@@ -138,24 +139,7 @@ def parse_truth(task: str, text: str) -> Truth:
     except SampleError:
         raise
     except ValueError as error:
-        raise explain(error, "ground_truth", _example(task)) from error
-
-
-def explain(error: ValueError, code: str, hint: str = "") -> SampleError:
-    """A pydantic error as one readable sentence; keeps the code of a :class:`SampleError` inside it."""
-    if isinstance(error, SampleError):
-        return error
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return SampleError(code, str(error))
-    first = errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, SampleError):
-        return SampleError(inner.code, inner.problem.message, ".".join(filter(None, (where, inner.problem.key))))
-    given = "" if first["type"] == "missing" else f", given {str(first['input'])[:80]!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    return SampleError(code, f"{message}{given}" + (f"; {hint}" if hint else ""), where)
+        raise explain(error, "ground_truth", _example(task), TRUTHS[task]) from error
 
 
 def _refuse_constant(name: str) -> None:

@@ -247,6 +247,7 @@ def _verl_dataset(files: Sequence[str], processor: Any, cache: str) -> Any:
     """verl's data set over the files, without its filter and without a copy in the user's cache."""
     _compat.define_missing_torchvision_ops()
     import datasets
+    from datasets.exceptions import DatasetsError
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
@@ -261,6 +262,8 @@ def _verl_dataset(files: Sequence[str], processor: Any, cache: str) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return RLHFDataset(list(files), processor.tokenizer, config, processor)
+    except DatasetsError as error:
+        raise RuntimeError(str(error)) from error
     finally:
         datasets.config.HF_DATASETS_CACHE = before
         logger.setLevel(level)

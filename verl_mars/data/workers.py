@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.rows import Made, RowMaker
 from verl_mars.data.sample import Reject
 from verl_mars.data.stream import Job
-from verl_mars.data.truth import explain
 
 CHUNK = 64
 SECONDS_ALONE = 1.0

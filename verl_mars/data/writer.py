@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from verl_mars.data.faults import SampleError
 from verl_mars.data.files import TEMPORARY, content_hash, sync_folder
-from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, typed_table
+from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, typed_table, weight
 
 EMBED_GROUP_BYTES = 32 * 2**20
-assert EMBED_GROUP_BYTES <= ROW_GROUP_BYTES
+TEXT_GROUP_BYTES = 32 * 2**20
+assert EMBED_GROUP_BYTES + TEXT_GROUP_BYTES <= ROW_GROUP_BYTES
 
 
 class ShardWriter:
@@ -93,20 +94,22 @@ class _Rows:
         self.schema = schema
         self.image_bytes = 0
         self._records: list[dict[str, Any]] = []
+        self._text_bytes = 0
 
     @property
     def full(self) -> bool:
         """Whether it should be written."""
-        return len(self._records) >= ROW_GROUP_ROWS
+        return len(self._records) >= ROW_GROUP_ROWS or self._text_bytes >= TEXT_GROUP_BYTES
 
     def add(self, record: dict[str, Any]) -> None:
         """Take a row."""
         self._records.append(record)
+        self._text_bytes += weight(record)
 
     def take(self, end: int) -> pa.Table:
         """All of it as a table; ``end`` rows of the shard have come so far. It is empty after that."""
         table = typed_table(self._records, self.schema, end - len(self._records))
-        self._records = []
+        self._records, self._text_bytes = [], 0
         return table
 
 

@@ -7,13 +7,16 @@ conversion cannot produce it.
 import io
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import raw_sets
+from hydra import compose, initialize_config_module
 from PIL import Image
 from stock_verl import faults, images_of, with_type, write
 
@@ -160,6 +163,31 @@ def test_a_path_weighs_nothing_and_a_picture_does(tmp_path, make_row, stock):
     )  # stock verl: for every rollout, twice
     report = check_files([tmp_path / "c.parquet"])
     assert any("travels as pixels" in note for note in report.notes)
+
+
+def test_without_a_batch_size_all_validation_rows_are_one_batch(tmp_path, make_row, stock, processor, monkeypatch):
+    from verl.trainer.ppo.v1 import trainer_base
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    held = [{"bytes": path.read_bytes(), "path": path.name} for path in [raw_sets.picture(tmp_path / "a.jpg")] * 2]
+    rows = [make_row(k, images=held, extra={"image_sizes": [[64, 48]] * 2}) for k in range(70)]
+    file = write(tmp_path / "a.parquet", rows, arrow_schema(embed=True))
+    monkeypatch.setattr(trainer_base, "create_rl_dataset", lambda files, *_, **__: stock(files))
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", [f"data.{key}_files={file}" for key in ("train", "val")])
+    config.data.train_batch_size, config.data.dataloader_num_workers = 2, 0
+    trainer = SimpleNamespace(
+        config=config,
+        tokenizer=None,
+        processor=None,
+        trainer_mode="sync",
+        role_worker_mapping={},
+        parameter_sync_step=1,
+    )
+    with suppress(AttributeError):  # what comes after the loaders
+        PPOTrainer._init_dataloader(trainer)
+    assert len(next(iter(trainer.val_dataloader))["raw_prompt"]) == 70  # stock verl: all pictures at once
+    assert any("data.val_batch_size" in note for note in check_files([file]).notes)
 
 
 # Traps of `datasets`

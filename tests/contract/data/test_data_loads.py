@@ -67,6 +67,15 @@ def test_the_printed_recipe_is_one_that_verl_takes(tmp_path):
     assert result.manifest["max_prompt_tokens"] <= config.data.max_prompt_length
 
 
+def test_a_file_that_datasets_cannot_load_is_a_fault(tmp_path, stock):
+    schema = pa.schema([("prompt", pa.string())])
+    file = write(tmp_path / "a.parquet", [], schema)  # no row at all
+    with pytest.raises(Exception, match="generating the dataset"):  # no ValueError, no OSError: a class of its own
+        stock(file)
+    report = faults(file)
+    assert report.counts["file"] == 1 and report.counts["loading"] == 1
+
+
 def test_files_of_all_sets_and_of_write_rows_go_together(tmp_path, make_row, stock):
     files = [tmp_path / "own.parquet"]
     schema = arrow_schema(extra_info={"regime": pa.string()})
@@ -189,6 +198,9 @@ def test_a_computed_length_that_is_wrong_would_be_told(tmp_path, make_row, monke
 
 
 def test_checkpoints_that_cannot_be_loaded(tmp_path):
+    (tmp_path / "empty").mkdir()
     for load, says in ((load_tokenizer, "no tokenizer"), (load_processor, "no processor")):
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=f"{says} can be loaded from .*: there is no such folder"):
             load(str(tmp_path / "nothing"))
+        with pytest.raises(DataError, match=says):
+            load(str(tmp_path / "empty"))

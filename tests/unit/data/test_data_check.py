@@ -299,6 +299,14 @@ def test_what_verl_would_not_take_as_files_is_refused_at_once(tmp_path, make_row
         check_files(str(tmp_path / "a.csv"))
 
 
+def test_a_pattern_is_told_with_what_it_matches(tmp_path, make_row):
+    with pytest.raises(DataError, match="no file matches it"):
+        check_files([str(tmp_path / "*.parquet")])
+    write_rows(tmp_path / "a.parquet", [make_row(0)])
+    with pytest.raises(DataError, match="it matches .*a.parquet"):
+        check_files([str(tmp_path / "*.parquet")])
+
+
 def test_faults_are_all_counted_and_some_told(tmp_path, make_row):
     rows = [make_row(i, images=[]) for i in range(50)] + [make_row(60, sources=None)]
     report = check_files(write(tmp_path / "a.parquet", rows), max_faults=5)

@@ -13,7 +13,7 @@ import raw_sets
 from PIL import Image
 from typer.testing import CliRunner
 
-from verl_mars.data import cli, sheets
+from verl_mars.data import cli, lettering, sheets
 from verl_mars.data.schema import ARROW_SCHEMA, write_rows
 from verl_mars.data.stats import collect
 
@@ -62,6 +62,7 @@ def test_convert_prints_what_to_paste(call, raw, tmp_path):
     assert "++actor_rollout_ref.rollout.limit_images=2 \\" in out
     assert re.search(r"data\.max_prompt_length=\d+ \\", out)
     assert "frames without a person" in out and "note" in out and "licence" in out
+    assert out.splitlines()[-1] == f"written  {tmp_path}/out"
 
 
 def test_convert_says_what_is_wrong(call, raw, tmp_path):
@@ -86,6 +87,58 @@ def test_convert_says_what_is_wrong(call, raw, tmp_path):
     out_text, error = call("convert", "llvip", "--root", root, "--out", out, code=1)
     assert "1 of 6 samples were rejected (1 x unpaired)" in error and "rejects.jsonl" in error
     assert "rejected  1 (16.67%)" in out_text and "Paste" not in out_text
+    assert "1 x unpaired: Add the missing file of the pair" in out_text  # the cure
+
+
+def test_folders_that_cannot_be_made_are_told(call, raw, run, tmp_path):
+    root = raw("llvip")
+    taken = root / "Annotations" / "010001.xml"
+    for out, says in ((taken, "File exists"), ("/proc/nowhere", "No such file")):
+        _, error = call("convert", "llvip", "--root", root, "--out", out, code=2)
+        assert f"--out {out} cannot be made: {says}" in error
+        file = run("llvip", root).files["train"][0]
+        _, error = call("show", file, "--out", out, code=2)
+        assert f"--out {out} cannot be made: {says}" in error
+
+
+def test_a_disk_error_is_a_sentence(call, raw, monkeypatch, tmp_path):
+    def broken(*_):
+        raise PermissionError(13, "Permission denied", "/data/7.jpg")
+
+    monkeypatch.setattr("verl_mars.data.stats.row_batches", broken)
+    (tmp_path / "a.parquet").touch()
+    _, error = call("stats", tmp_path / "a.parquet", code=2)
+    assert error == "error: /data/7.jpg: Permission denied\n"
+
+
+def test_a_file_of_another_tool(call, tmp_path):
+    file = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"question": ["a"], "picture": ["a.jpg"]}), file)
+    _, error = call("show", file, "--out", tmp_path / "sheets", code=2)
+    assert "no column prompt or images, its columns are: question, picture" in error
+    out, _ = call("stats", file)
+    assert "1 row; see" in out
+    out, _ = call("validate", file, code=1)
+    assert "prompt: no such column; the file has question, picture" in out and "1 row in 1 file, 0 read by verl" in out
+
+
+def test_texts_in_brackets_are_no_markup(call, tmp_path, make_row):
+    truth = {"style": "rule", "ground_truth": json.dumps({"answers": ["[/bold] [red]"]})}
+    write_rows(tmp_path / "a.parquet", [make_row(0, data_source="[/x]", reward_model=truth)])
+    out, _ = call("stats", tmp_path / "a.parquet")
+    assert "[/bold] [red]: 1" in out and "[/x]: 1" in out
+
+
+def test_blanks_and_other_scripts_in_paths(call, tmp_path):
+    root, out = tmp_path / "räume und 图", tmp_path / "aus gabe 中"
+    raw_sets.picture(root / "bild ä 1.jpg")
+    raw_sets.picture(root / "红外 图.jpg")
+    sources = [{"name": "可见光", "images": "bild ä 1.jpg"}, {"name": "红外", "images": "红外 图.jpg"}]
+    line = {"id": "räum 1", "question": "图像中有几个人？", "count": 2, "sources": sources}
+    (root / "manifest.jsonl").write_text(json.dumps(line, ensure_ascii=False), encoding="utf-8")
+    call("convert", "manifest", "--root", root, "--out", out, "--val-fraction", 0)
+    call("validate", out / "train-00000.parquet")
+    call("show", out / "train-00000.parquet", "--out", tmp_path / "sh eets")
 
 
 def test_a_converter_of_ones_own(call, raw, tmp_path, monkeypatch):
@@ -210,6 +263,61 @@ def test_what_cannot_be_shown_is_told_on_the_sheet(tmp_path, make_row):
     pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMA), tmp_path / "a.parquet")
     (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
     assert sheets.FAULT in colours(sheet) and Image.open(sheet).height < 2500
+
+
+def test_long_texts_and_names_are_not_cut(tmp_path, make_row):
+    """Whatever the letters' width, what is written stays on the sheet and inside its own place."""
+    names = ["a_source_with_a_name_that_is_longer_than_its_picture_is_wide " * 3, "W" * 60]
+    narrow = raw_sets.picture(tmp_path / "narrow.png", (10, 300))
+    row = make_row(
+        0,
+        prompt=[{"role": "user", "content": f"<image><image>{'W' * 400} {'MMMM ' * 80} {'图' * 300}"}],
+        images=[{"image": str(narrow)}] * 2,
+        extra={"image_sizes": [[10, 300]] * 2, "sources": names, "sample_id": "W" * 400},
+        sources=[{"name": name, "images": [k], "prompt": None, "ground_truth": None} for k, name in enumerate(names)],
+    )
+    write_rows(tmp_path / "a.parquet", [row])
+    (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
+    pixels = np.asarray(Image.open(sheet)).astype(int)
+    ruled = (pixels == sheets.RULE).all(-1)
+    edge = (pixels.min(-1) < 200) & ~ruled
+    assert not edge[:, : sheets.MARGIN - 1].any() and not edge[:, sheets.WIDTH - sheets.MARGIN + 1 :].any()
+    between = slice(sheets.MARGIN + sheets.NAME_WIDTH + 1, sheets.TEXT_LEFT - 1)
+    assert not edge[-12 * sheets.LINE :, between].any()
+
+
+def test_a_narrow_picture_has_room_for_its_caption():
+    for caption in ("a name", "0  " + "name" * 12, "W" * 400):
+        cell = sheets._cell(Image.new("RGB", (10, 300)), caption, None, 0, 300)
+        needed = lettering.length(caption, 14, bold=True) + lettering.length("10 x 300", 13)
+        assert min(needed, sheets.MAX_CELL_WIDTH - 20) < cell.width <= sheets.MAX_CELL_WIDTH
+
+
+def test_lines_break_between_words_and_lose_nothing():
+    text = "one two three " * 40 + "W" * 300 + " " + "图" * 200
+    lines = lettering.wrapped(text, 300, 15)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert all(lettering.length(line, 15) <= 300 for line in lines)
+    assert lines[0].split()[-1] in ("one", "two", "three")
+    assert lettering.wrapped("a\n\nb", 300, 15) == ["a", "", "b"]
+    assert lettering.shortened("short", 300, 15) == "short"
+    assert lettering.shortened("W" * 99, 100, 15).endswith("W…")
+
+
+def test_letters_that_the_font_lacks_are_told_and_another_font_may_be_given(call, tmp_path, make_row):
+    chinese = make_row(0, prompt=[{"role": "user", "content": "<image><image>几个人?"}])
+    assert dict(sheets._lines(chinese))["font"][0].startswith("3 characters of this row")
+    assert "font" not in dict(sheets._lines(make_row(1)))
+    write_rows(tmp_path / "a.parquet", [make_row(1)])
+    other = lettering._file(bold=False).replace("Sans.ttf", "SansMono.ttf")
+    drawn = []
+    for font in (lettering._file(bold=False), other):
+        (sheet,) = call("show", tmp_path / "a.parquet", "--out", tmp_path, "--font", font)[0].split()
+        drawn.append(Image.open(sheet).tobytes())
+    assert drawn[0] != drawn[1]
+    (tmp_path / "no.ttf").write_bytes(b"no")
+    _, error = call("show", tmp_path / "a.parquet", "--out", tmp_path, "--font", tmp_path / "no.ttf", code=2)
+    assert "is no font" in error
 
 
 def test_rows_are_picked_from_every_part(tmp_path, make_row):

@@ -91,6 +91,8 @@ def test_an_answer_that_is_mostly_right_is_reported(tmp_path, run):
 def test_only_some_splits_and_only_some_samples(small, run, tmp_path):
     assert set(run("manifest", small, tmp_path / "val", splits=("val",), **OPTIONS).files) == {"val"}
     assert run("manifest", small, tmp_path / "few", limit=7).rows == 7  # the eighth is wrong
+    with pytest.raises(DataError, match="--split test: no sample is in it; the splits are train, val"):
+        run("manifest", small, tmp_path / "none", splits=("test",), **OPTIONS)
 
 
 def test_a_short_conversion_starts_no_workers(small, run, monkeypatch):
@@ -121,6 +123,13 @@ def test_embedded_images_keep_their_bytes_and_groups_stay_small(small, run, monk
     groups = [metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)]
     assert len(groups) > 3 and max(groups) < 40_000 < ROW_GROUP_BYTES
     assert check_files([file]).ok
+
+
+def test_long_texts_fill_a_row_group_too(small, run, monkeypatch):
+    monkeypatch.setattr(writer, "TEXT_GROUP_BYTES", 8_000)
+    file = run("manifest", small, max_reject=0.1, val_fraction=0.0).files["train"][0]
+    metadata = pq.ParquetFile(file).metadata
+    assert metadata.num_rows == 57 and 3 < metadata.num_row_groups < 20
 
 
 def test_a_picture_that_cannot_be_embedded_is_a_reject(small, run, monkeypatch):
@@ -225,6 +234,7 @@ def test_everything_rejected_is_a_failure_whatever_is_allowed(small, run):
         ({"model": "llava"}, "qwen2_5_vl, qwen3_vl"),
         ({"style": "nice"}, "--style"),
         ({"colour": 1}, "--colour"),
+        ({"min_pixels": 900, "max_pixels": 800}, "--min-pixels 900 is more than --max-pixels 800"),
         ({"options": {"colour": "red"}}, "file, data_source"),
     ],
 )

@@ -65,6 +65,16 @@ def test_other_settings_ask_for_another_folder_or_overwrite(small, run):
     assert set(result.out.glob("*.parquet")) == {Path(file) for part in again.files.values() for file in part}
 
 
+def test_a_conversion_that_gave_nothing_holds_no_folder(small, run):
+    lines = (small / "manifest.jsonl").read_text()
+    (small / "manifest.jsonl").write_text("{\n")
+    for seed in (0, 1):  # other settings, and no shard that they could cost
+        with pytest.raises(DataError, match="1 of 1 samples"):
+            run("manifest", small, **OPTIONS, seed=seed)
+    (small / "manifest.jsonl").write_text(lines)
+    assert run("manifest", small, **OPTIONS, seed=2).rows == 57
+
+
 def test_a_folder_with_other_files_is_left_alone(small, run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.parquet").write_bytes(b"mine")

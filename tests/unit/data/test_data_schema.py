@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from verl_mars.data import schema
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS
 from verl_mars.data.schema import ARROW_SCHEMA, ROW_GROUP_BYTES, Row, arrow_schema, validated, write_rows
@@ -47,6 +48,21 @@ def test_a_wrong_row_is_refused_and_nothing_is_left(tmp_path, make_row, change, 
     assert caught.value.code == code
     assert "row 1" in str(caught.value) and says in str(caught.value)
     assert not list(tmp_path.glob("a.parquet*"))
+
+
+def test_row_groups_stay_small_whatever_the_rows_hold(tmp_path, make_row, images, monkeypatch):
+    held = {"bytes": images[0].read_bytes(), "path": "a.jpg"}
+    monkeypatch.setattr(schema, "ROW_GROUP_BYTES", 10 * 2 * len(held["bytes"]))
+    rows = [make_row(k, images=[held, held]) for k in range(35)]
+    write_rows(tmp_path / "a.parquet", rows, schema=arrow_schema(embed=True))
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    groups = [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
+    assert sum(groups) == 35 and max(groups) <= 10 and len(groups) <= 5
+    long = [make_row(k, prompt=[{"role": "user", "content": "<image><image>" + "图" * 10_000}]) for k in range(50)]
+    write_rows(tmp_path / "b.parquet", long)
+    assert pq.ParquetFile(tmp_path / "b.parquet").metadata.num_row_groups > 5
+    large = make_row(0, prompt=[{"role": "user", "content": "<image><image>" + "a" * 1_000_000}])
+    assert write_rows(tmp_path / "c.parquet", [large, make_row(1)]) == 2  # larger than a group: alone in its own
 
 
 def test_an_existing_file_stays_when_the_new_rows_are_wrong(tmp_path, make_row):

@@ -333,7 +333,26 @@ GOOD = {"id": "new", "question": "q", "answer": "a", "sources": [{"name": "rgb",
     [
         ("{", "record", "broken JSON"),
         ('"text"', "record", "Input should be"),
-        ({**GOOD, "colour": 1}, "record", "colour"),
+        ({**GOOD, "colour": 1}, "record", "colour: there is no such key; allowed: answer, letter"),
+        (
+            {"id": "new", "qestion": "q", **{k: GOOD[k] for k in ("answer", "sources")}},
+            "record",
+            "'question' may be meant",
+        ),
+        ({k: GOOD[k] for k in ("id", "answer", "sources")}, "record", "question: is missing"),
+        ({**GOOD, "answer": 3}, "record", "answer: Input should be a valid string or a valid list, given '3'"),
+        (
+            {**GOOD, "sources": [{"name": "rgb", "image": "rgb/0.jpg"}]},
+            "record",
+            "sources[0].image: there is no such key; 'images'",
+        ),
+        ({**GOOD, "sources": ["rgb/0.jpg"]}, "record", "sources[0]: Input should be an object with"),
+        (
+            {**GOOD, "sources": [{"name": "rgb", "images": {"file": "rgb/0.jpg"}}]},
+            "record",
+            "sources[0].images.file: there",
+        ),
+        ({**GOOD, "answer": None, "boxes": [[1, 1, 5]]}, "record", "boxes[0][3]: is missing"),
         ({**GOOD, "answer": None}, "record", "answer, letter, count, boxes"),
         ({**GOOD, "count": 3}, "record", "count and vqa"),
         ({**GOOD, "question": "what is <image>?"}, "media_tag", "<image>"),
@@ -373,6 +392,13 @@ def test_a_manifest_that_is_no_text(raw, run):
     root = raw("manifest")
     (root / "manifest.jsonl").write_bytes(b"\xff\xfe{")
     with pytest.raises(DataError, match="UTF-8"):
+        run("manifest", root)
+
+
+def test_a_manifest_that_is_one_list_is_told_how_to_become_lines(raw, run):
+    root = raw("manifest")
+    (root / "manifest.jsonl").write_text(json.dumps([GOOD], indent=1))
+    with pytest.raises(DataError, match="one object a line is needed: `jq"):
         run("manifest", root)
 
 

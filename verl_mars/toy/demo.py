@@ -80,7 +80,7 @@ def demo(
         after = evaluate(latest_checkpoint(folder / "checkpoint"), heldout)
 
     metrics = read_metrics(folder / "metrics.jsonl")
-    title = f"{algorithm.upper().replace("_", " + ")} on the toy world: {steps} steps, track {track}, seed {seed}"
+    title = f"{algorithm.upper().replace('_', ' + ')} on the toy world: {steps} steps, track {track}, seed {seed}"
     with console.status("drawing"):
         draw_curve(metrics, before, after, title, folder / "curve.png")
         draw_samples(before, after, folder / "samples.png")

@@ -17,6 +17,11 @@ def agent_loop_worker_class() -> type:
     return AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
 
 
+def actor_id(actor: Any) -> str:
+    """What Ray's errors call an actor. Not a matter of verl: Ray's handles tell it by a private name only."""
+    return actor._actor_id.hex()
+
+
 def use_base_mode(config: Any, base_mode: str) -> None:
     """Tell verl's trainer that it runs in its own mode ``base_mode``.
 

@@ -260,7 +260,7 @@ def test_a_reward_worker_is_drawn_from_a_list():
     expect(
         "random.choice(self.reward_loop_worker_handles)" in source,
         "verl draws reward workers from a list, dead ones too",
-        "_compute_score in verl_mars/rollout/worker.py",
+        "_compute_score in verl_mars/rollout/reward_workers.py",
     )
 
 

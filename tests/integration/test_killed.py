@@ -1,6 +1,6 @@
 """What is lost where a process of a run is killed (SIGKILL, as the kernel does it when memory runs out).
 
-Without verl_mars/trainer/watch.py and rollout/worker.py (_compute_score), verl 0.9.1 waits for ever for a killed
+Without verl_mars/trainer/watch.py and rollout/reward_workers.py, verl 0.9.1 waits for ever for a killed
 agent-loop worker, names a setting that does not help after a killed rollout server, and goes on for good without half
 of all rollouts after one of two reward workers was killed.
 """
@@ -71,7 +71,7 @@ def test_resuming_loses_nothing(server_killed, whole, small_run):
 
 def test_a_killed_agent_loop_worker_ends_the_run(killed):
     run = killed("agent_loop_worker")
-    assert_it_ended_with(run, "agent-loop worker 0 of 1 died, and with it the prompts that it was rolling out.")
+    assert_it_ended_with(run, "agent-loop worker 0 of 2 died, and with it the prompts that it was rolling out.")
 
 
 def test_the_only_reward_worker_killed_ends_the_run(killed):

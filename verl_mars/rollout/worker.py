@@ -7,18 +7,16 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import ActorDiedError
 from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat
 from verl_mars.rollout.anchors import KNOWN_FIELD, Anchor, Anchors
+from verl_mars.rollout.fields import VIEW_FIELD
+from verl_mars.rollout.reward_workers import LivingRewardWorkers
 from verl_mars.settings import MarsSettings, group_estimator
 from verl_mars.views import Mono, Row, Source, sources_of_row
 
 logger = logging.getLogger(__name__)
-
-VIEW_FIELD = "mars_view"
-"""Marks a session of a view other than the fused one; such a session is scored and never stored."""
 
 _SEEDED_ENGINES = ("transformers",)
 """Rollout engines that take a seed for each request at no cost. vLLM takes one too but samples slower with it."""
@@ -26,7 +24,7 @@ _SEEDED_ENGINES = ("transformers",)
 _Worker: Any = _compat.agent_loop_worker_class()
 
 
-class MarsAgentLoopWorker(_Worker):
+class MarsAgentLoopWorker(LivingRewardWorkers, _Worker):
     """verl's ``AgentLoopWorkerTQ`` plus K mono sessions for each training prompt.
 
     The mono sessions start first and run beside the n fused sessions of the prompt, in the same request to the engine.
@@ -43,9 +41,8 @@ class MarsAgentLoopWorker(_Worker):
         self.seeds_sessions = rollout.name in _SEEDED_ENGINES or bool(rollout.get("full_determinism", False))
         self.anchors_of_prompt: dict[str, asyncio.Task[Anchors]] = {}
 
-    reward_loop_worker_handles: Any
-
     async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        self.ask_reward_workers()
         if trajectory["validate"] or not self.with_anchors:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         uid = prompt["uid"]
@@ -79,26 +76,6 @@ class MarsAgentLoopWorker(_Worker):
             anchors = await self.anchors_of_prompt[kwargs["uid"]]
             kwargs.update(anchors.fields())
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
-
-    async def _compute_score(self, outputs: Any, kwargs: dict) -> None:
-        """verl's; where the reward worker that it drew by lot is dead, it draws no more, and another one scores.
-
-        verl goes on drawing dead workers, and loses their share of all sessions without ending. A mono session is not
-        scored again, its anchor is missing: an answer that ends whoever scores it must not end them all.
-        """
-        try:
-            await super()._compute_score(outputs, kwargs=kwargs)
-        except ActorDiedError as error:
-            workers = self.reward_loop_worker_handles
-            left = [worker for worker in workers if _compat.actor_id(worker) != error.actor_id]
-            if not left:
-                raise  # as every session from now on; the trainer ends the run
-            if len(left) < len(workers):
-                logger.error("a reward worker died, %d are left to score with: %s", len(left), error)
-            self.reward_loop_worker_handles = left
-            if VIEW_FIELD in kwargs:
-                raise
-            await super()._compute_score(outputs, kwargs=kwargs)
 
     async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
         """All mono sessions of one prompt, side by side; none if its anchors are ``known`` from an earlier epoch.

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 EVERY_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 5.0
 """How long an error is held back to find out whether a death is behind it."""
-_LONGEST_REASON = 500
+_LONGEST_REASON = 320
 
 
 class ProcessDied(RuntimeError):

@@ -35,6 +35,11 @@ def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) 
     classes.update({role: ray.remote(ours[worker]) for role, worker in plain.items() if worker in ours})
 
 
+def actor_id(actor: Any) -> str:
+    """What Ray's errors call an actor. Not a matter of verl: Ray's handles tell it by a private name only."""
+    return actor._actor_id.hex()
+
+
 def use_base_mode(config: Any, base_mode: str) -> None:
     """Tell verl's trainer that it runs in its own mode ``base_mode``.
 

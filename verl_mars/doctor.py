@@ -116,6 +116,7 @@ def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool =
     except ValueError as error:
         state.faults.append(str(error))
         return state
+    from verl_mars.trainer.checkpoints import checkpoint_faults
     from verl_mars.trainer.checks import config_faults
 
     try:
@@ -126,8 +127,9 @@ def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool =
         state.faults.append(f"a value cannot be resolved: {error}")
         return state
     state.faults += verl_faults(config)
-    if not state.faults:
-        state.faults += config_faults(config)
+    for check in (config_faults, checkpoint_faults):
+        if not state.faults:
+            state.faults += check(config)
     state.notes += _machine_notes(config)
     for findings in (_model_findings(config), _data_findings(config, data and not state.faults)):
         state.faults += findings.faults
@@ -202,7 +204,8 @@ def _model_findings(config: Any) -> RecipeState:
 
 
 def _data_findings(config: Any, wanted: bool) -> RecipeState:
-    from verl_mars.trainer.checks import data_faults, training_files, uses_anchors
+    from verl_mars.trainer.checks import uses_anchors
+    from verl_mars.trainer.data_checks import data_faults, training_files
 
     if _makes_toy(config) and config.data.train_files is None:
         return RecipeState()
@@ -211,9 +214,29 @@ def _data_findings(config: Any, wanted: bool) -> RecipeState:
     if not wanted:
         return RecipeState(notes=["the training data were not checked"])
     if uses_anchors(config):
-        return RecipeState(faults=data_faults(config, progress=True))
+        faults = data_faults(config, progress=True)
+        return RecipeState(faults=faults) if faults else _length_findings(config)
     missing = [name for name in training_files(config) if not Path(name).expanduser().is_file()]
     return RecipeState(faults=[f"data.train_files: {name} is not there" for name in missing])
+
+
+def _length_findings(config: Any) -> RecipeState:
+    """Prompts that are too long; where the model's processor is not on this machine, that they were not looked at."""
+    from verl_mars.trainer.data_checks import length_faults, why_lengths_are_not_known
+
+    path = config.actor_rollout_ref.model.path
+    if path is None:  # the toy's own, whose prompts are all as short
+        return RecipeState()
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError):
+        return RecipeState(notes=[f"prompt lengths were not checked: the processor of {path} is not on this machine"])
+    why_not = why_lengths_are_not_known(config, processor)
+    if why_not is not None:
+        return RecipeState(notes=[f"prompt lengths were not checked: {why_not}"])
+    return RecipeState(faults=length_faults(config, processor))
 
 
 def _makes_toy(config: Any) -> bool:

@@ -83,3 +83,9 @@ def test_doctor_tells_that_the_environment_leaves_it_out():
     run = doctor(dict(os.environ, VERL_USE_EXTERNAL_PLUGINS="none"))
     assert run.returncode == 1
     assert "VERL_USE_EXTERNAL_PLUGINS=none leaves it out" in run.stdout
+
+
+def test_doctor_tells_a_verl_out_of_range():
+    code = OLD_VERL + "from verl_mars.doctor import inspect_plugin\nprint(inspect_plugin().faults)"
+    run = python(code, dict(os.environ))
+    assert "verl 0.8.2 is installed, but this verl-mars needs verl>=0.9.1,<0.10" in run.stdout

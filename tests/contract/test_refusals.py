@@ -65,6 +65,15 @@ def test_the_recipe_is_fine(tmp_path, image):
             ["agent_loop_manager_class = 'my.Manager'", "verl_mars.rollout.manager.MarsAgentLoopManager"],
         ),
         ("trainer.n_gpus_per_node=3", ["= 32 rows do not divide among 3"]),
+        (
+            "trainer.v1.sampler.max_off_policy_threshold=0",
+            ["trainer.v1.sampler.max_off_policy_threshold = 0", "null for any age"],
+        ),
+        (
+            "trainer.v1.sampler.max_off_policy_strategy=keep",
+            ["trainer.v1.sampler.max_off_policy_strategy = 'keep'", "allowed: drop, wait"],
+        ),
+        ("trainer.resume_mode=always", ["trainer.resume_mode = 'always'", "allowed: auto, disable, resume_path"]),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(override, words):
@@ -109,6 +118,23 @@ def test_a_setting_that_cannot_work_is_named(override, words):
 def test_settings_that_do_not_go_together_are_named(overrides, words):
     found = faults(*overrides)
     assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+@pytest.mark.parametrize("recipe", ["toy_mars_dapo", "toy_dapo"])
+def test_a_group_of_one_under_dynamic_sampling(recipe):
+    """verl would drop every group and sample for ever, whatever the estimator."""
+    found = list(recipe_faults(recipe, ["actor_rollout_ref.rollout.n=1", "algorithm.filter_groups.enable=true"]))
+    words = ["actor_rollout_ref.rollout.n = 1", "algorithm.filter_groups.enable=true", "2 or more"]
+    assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+@pytest.mark.parametrize("recipe", ["toy_mars_grpo", "toy_pgpo_grpo"])
+def test_a_colocated_reward_model_beside_a_rollout_that_never_pauses(recipe):
+    overrides = ["trainer.v1.trainer_mode=mars_separate_async", "hardware=cpu_separate"]
+    overrides += ["trainer.v1.separate_async.parameter_sync_step=1", "reward.reward_model.enable=true"]
+    overrides += ["actor_rollout_ref.actor.ppo_mini_batch_size=${data.train_batch_size}"]
+    found = list(recipe_faults(recipe, overrides))
+    assert len(found) == 1 and "enable_resource_pool = False" in found[0] and "own pool" in found[0], found
 
 
 def test_a_mode_without_devices_of_its_own_is_told_what_it_lacks():

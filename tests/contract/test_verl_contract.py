@@ -147,6 +147,10 @@ def test_the_trainer_has_the_methods_that_the_mixin_extends():
     expect(
         parameters(PPOTrainer._compute_advantage) == ["self", "batch", "metrics"], "PPOTrainer._compute_advantage", ours
     )
+    expect(parameters(PPOTrainer.fit) == ["self", "agent_loop_manager"], "PPOTrainer.fit", ours)
+    setup = inspect.getsource(PPOTrainer._setup)
+    steps = [setup.index(name) for name in ("_init_tokenizer()", "_init_dataloader()", "init_model()")]
+    expect(steps == sorted(steps), "prompts can be counted after the processor and before the models load", ours)
 
 
 def test_the_trainer_still_compares_mode_names():
@@ -251,6 +255,26 @@ def test_group_is_published_after_its_sessions():
     )
 
 
+def test_a_reward_worker_is_drawn_from_a_list():
+    source = inspect.getsource(_compat.agent_loop_worker_class().__mro__[1]._compute_score)
+    expect(
+        "random.choice(self.reward_loop_worker_handles)" in source,
+        "verl draws reward workers from a list, dead ones too",
+        "_compute_score in verl_mars/rollout/reward_workers.py",
+    )
+
+
+def test_where_the_processes_of_a_run_are_known():
+    from verl.workers.rollout.llm_server import LLMServerManager
+    from verl.workers.rollout.replica import RolloutReplica
+
+    ours = "crews in verl_mars/trainer/watch.py"
+    source = inspect.getsource(AgentLoopManagerTQ.generate_sequences)
+    expect("self.agent_loop_workers" in source, "AgentLoopManager.agent_loop_workers", ours)
+    expect(hasattr(LLMServerManager, "get_replicas"), "LLMServerManager.get_replicas", ours)
+    expect("self.servers: list" in inspect.getsource(RolloutReplica.__init__), "RolloutReplica.servers", ours)
+
+
 def test_greedy_parameters():
     params = {"temperature": 1.0, "top_p": 0.9, "top_k": 50}
     agent_loop_tq.apply_greedy_sampling_params(params)
@@ -286,6 +310,17 @@ def test_replay_buffer_becomes_ours(mode, ours):
         parameters(cls._materialize_batch) == ["self", "partition_id", "selected_prompt_uids", "partition_snapshot"],
         "ReplayBuffer._materialize_batch",
         "verl_mars/rollout/replay_buffer.py",
+    )
+    ours_too = "verl_mars/rollout/waits.py"
+    for function in (cls.sample, verl_replay_buffer.ReplayBufferAsync.wait_for_sampleable):
+        source = inspect.getsource(inspect.unwrap(function))
+        polls = "self._sync_metadata_from_transfer_queue()" in source or "self.wait_for_sampleable(" in source
+        expect(polls, "every poll of a replay buffer begins with _sync_metadata_from_transfer_queue", ours_too)
+    expect(
+        parameters(cls._evict_terminal_groups) == ["self", "global_steps", "partition_id", "eviction_reasons"]
+        and "stale_uids, dapo_uids, failed_uids, " in inspect.getsource(cls._evict_terminal_groups),
+        "ReplayBuffer._evict_terminal_groups",
+        ours_too,
     )
     expect(
         "time.sleep(self.poll_interval)" in inspect.getsource(verl_replay_buffer.ReplayBuffer),

@@ -1,7 +1,8 @@
-"""A reward that gives each mono session the number that its ground truth names; it fails or hangs where told to."""
+"""A reward that gives each mono session the number that its ground truth names; or fails, hangs or kills, as told."""
 
 import json
 import os
+import signal
 import time
 import zlib
 from pathlib import Path
@@ -16,6 +17,9 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
         raise RuntimeError("this mono session fails on purpose")
     if value == "hang":
         time.sleep(3600)
+    if value == "kill":
+        time.sleep(10)  # the other sessions are scored by then, so that it is known what dies with this process
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "anchor":
         return float(value)
     return 0.5 if "ANCHOR_SAME_REWARD" in os.environ else zlib.crc32(solution_str.encode()) % 7 / 7

@@ -27,14 +27,14 @@ def anchor(index, name):
     return index + (NAMES.index(name) + 1) / 10
 
 
-def make_row(folder, index, split, hangs=None):
+def make_row(folder, index, split, hangs=None, kills=None):
     names = sources_of(index)
     images = []
     for number, name in enumerate(names):
         path = folder / f"{split}-{index}-{name}.png"
         Image.new("RGB", (56, 56), (40 * index, 80 * number, 120)).save(path)
         images.append({"image": str(path)})
-    special = {FAILS: "fail", hangs: "hang"}
+    special = {FAILS: "fail", hangs: "hang", kills: "kill"}
     value = {name: special.get((index, name), anchor(index, name)) for name in names}
     truth = {name: json.dumps({"answers": [f"anchor {value[name]}"]}) for name in names}
     return {
@@ -59,13 +59,13 @@ def make_row(folder, index, split, hangs=None):
     }
 
 
-def run_world(folder: Path, run_verl, model, *overrides, config_name="toy_mars_grpo", hangs=None, env=None):
+def run_world(folder: Path, run_verl, model, *overrides, config_name="toy_mars_grpo", hangs=None, kills=None, env=None):
     """Train over the world; the run has in ``steps`` what the probe saw of each update, in ``scored`` all rewards.
 
-    ``hangs`` is a mono session (prompt, source) whose reward never comes.
+    ``hangs`` is a mono session (prompt, source) whose reward never comes, ``kills`` one that ends its reward worker.
     """
     for split in ("train", "val"):
-        write_rows(folder / f"{split}.parquet", [make_row(folder, i, split, hangs) for i in range(PROMPTS)])
+        write_rows(folder / f"{split}.parquet", [make_row(folder, i, split, hangs, kills) for i in range(PROMPTS)])
     result = run_verl(
         config_name,
         f"data.train_files={folder}/train.parquet",

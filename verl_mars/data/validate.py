@@ -10,16 +10,16 @@ import io
 import itertools
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verl_mars import _compat
 from verl_mars.data.check import CheckReport, Fault, check_files
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.images import read_header
-from verl_mars.data.length import PromptLength, Size, family_of
+from verl_mars.data.faults import DataError
+from verl_mars.data.length import PromptLength, family_of
+from verl_mars.data.overlong import OF_ANOTHER_FORM, too_long_message, view_lengths
 from verl_mars.data.processor import load_processor, standin_processor
 from verl_mars.data.readers import row_batches
 from verl_mars.views import Mono, Row, sources_of_row
@@ -142,7 +142,7 @@ class _Validation:
             with contextlib.suppress(DataError):  # check_files has told it
                 for row in itertools.chain.from_iterable(row_batches(file)):
                     # So it has of rows of another form, which have no length
-                    with contextlib.suppress(ValueError, TypeError, KeyError, IndexError, AttributeError):
+                    with contextlib.suppress(*OF_ANOTHER_FORM):
                         self._measure_row(file, number - start, number, row)
                         self._note_images(file, number - start, row, homes, leaks)
                     number += 1
@@ -151,25 +151,12 @@ class _Validation:
             self.add(file, position, "leak", "images", message)
 
     def _measure_row(self, file: str, position: int, number: int, row: Row) -> None:
-        sizes = _sizes(row)
-        limits = _limits(row)
-        fused = self.length(row["prompt"], sizes, *limits)
-        self.lengths[number] = fused
-        views = [("prompt", fused)]
-        for source in sources_of_row(row) if row.get("sources") else ():
-            own = [sizes[i] for i in source.images]
-            if source.prompt is None:
-                shown = [own[i % len(own)] for i in range(len(sizes))]
-                views.append((f"sources: {source.name}", self.length(row["prompt"], shown, *limits)))
-            else:
-                chat = [message for message in row["prompt"] if message["role"] == "system"]
-                chat.append({"role": "user", "content": source.prompt})
-                views.append((f"sources: {source.name}", self.length(chat, own, *limits)))
-        for key, tokens in views:
+        for key, tokens in view_lengths(row, self.length):
+            if key == "prompt":
+                self.lengths[number] = tokens
             self.report.max_tokens = max(self.report.max_tokens, tokens)
             if self.max_length is not None and tokens > self.max_length:
-                message = f"{tokens} tokens, data.max_prompt_length allows {self.max_length}: verl drops such a group"
-                self.add(file, position, "too_long", key, message)
+                self.add(file, position, "too_long", key, too_long_message(tokens, self.max_length))
 
     def _note_images(
         self,
@@ -281,23 +268,6 @@ def _processed_length(messages: list[dict[str, Any]], processor: Any, dataset: A
         return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos, audio=audios)
     return int(inputs["input_ids"].shape[1])
-
-
-def _sizes(row: Mapping[str, Any]) -> list[Size]:
-    sizes = row["extra_info"].get("image_sizes")
-    if sizes:
-        return [(size[0], size[1]) for size in sizes]
-    images = [image if isinstance(image, str) else image.get("bytes") or image["image"] for image in row["images"]]
-    return [read_header(image).size for image in images]
-
-
-def _limits(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The pixel limits of the row's images; one pair for all, as converters write them."""
-    entries = [image for image in row["images"] if isinstance(image, Mapping)]
-    pairs = {(entry.get("min_pixels"), entry.get("max_pixels")) for entry in entries}
-    if len(pairs) > 1:
-        raise SampleError("image_sizes", "images of one row have different pixel limits, so no length is computed")
-    return pairs.pop() if pairs else (None, None)
 
 
 def _counted(numbers: range, progress: bool) -> Iterator[int]:

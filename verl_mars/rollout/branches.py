@@ -11,8 +11,8 @@ import transfer_queue as tq
 from PIL.Image import Image
 
 from verl_mars.algos.vogue import noisy_probability
-from verl_mars.rollout.fields import NOISY, OTHER_VISUAL_INPUTS
-from verl_mars.rollout.worker import VIEW_FIELD, MarsAgentLoopWorker
+from verl_mars.rollout.fields import NOISY, OTHER_VISUAL_INPUTS, VIEW_FIELD
+from verl_mars.rollout.worker import MarsAgentLoopWorker
 from verl_mars.settings import VogueSettings
 from verl_mars.views import Noise, Noisy, Row, with_images
 

@@ -1,4 +1,4 @@
-"""verl's replay buffer: rows in a reproducible order, a filter that sees anchors, a poll interval that can be set."""
+"""verl's replay buffer: rows in a reproducible order, a filter that sees anchors, waits that end, a poll interval."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_mars import _compat
 from verl_mars.rollout.group_filter import UnionFilter
+from verl_mars.rollout.waits import WaitsThatEnd
 
 POLL_KEY = "poll_interval_seconds"
 """Under ``trainer.v1.sampler.sampler_kwargs``; verl's own interval is 2 s, most of a step on a CPU."""
@@ -45,7 +46,7 @@ def set_poll_interval(buffer: ReplayBuffer) -> None:
     buffer.poll_interval = interval
 
 
-class OrderedReplayBuffer(UnionFilter, ReproducibleOrder, ReplayBuffer):
+class OrderedReplayBuffer(WaitsThatEnd, UnionFilter, ReproducibleOrder, ReplayBuffer):
     """For the synchronous trainer; may also be named in ``trainer.v1.sampler.custom_sampler`` of a stock run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,7 +54,7 @@ class OrderedReplayBuffer(UnionFilter, ReproducibleOrder, ReplayBuffer):
         set_poll_interval(self)
 
 
-class OrderedReplayBufferAsync(UnionFilter, ReproducibleOrder, ReplayBufferAsync):
+class OrderedReplayBufferAsync(WaitsThatEnd, UnionFilter, ReproducibleOrder, ReplayBufferAsync):
     """For the asynchronous trainers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

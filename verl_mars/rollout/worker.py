@@ -11,13 +11,12 @@ from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat
 from verl_mars.rollout.anchors import KNOWN_FIELD, Anchor, Anchors
+from verl_mars.rollout.fields import VIEW_FIELD
+from verl_mars.rollout.reward_workers import LivingRewardWorkers
 from verl_mars.settings import MarsSettings, group_estimator
 from verl_mars.views import Mono, Row, Source, sources_of_row
 
 logger = logging.getLogger(__name__)
-
-VIEW_FIELD = "mars_view"
-"""Marks a session of a view other than the fused one; such a session is scored and never stored."""
 
 _SEEDED_ENGINES = ("transformers",)
 """Rollout engines that take a seed for each request at no cost. vLLM takes one too but samples slower with it."""
@@ -25,7 +24,7 @@ _SEEDED_ENGINES = ("transformers",)
 _Worker: Any = _compat.agent_loop_worker_class()
 
 
-class MarsAgentLoopWorker(_Worker):
+class MarsAgentLoopWorker(LivingRewardWorkers, _Worker):
     """verl's ``AgentLoopWorkerTQ`` plus K mono sessions for each training prompt.
 
     The mono sessions start first and run beside the n fused sessions of the prompt, in the same request to the engine.
@@ -43,6 +42,7 @@ class MarsAgentLoopWorker(_Worker):
         self.anchors_of_prompt: dict[str, asyncio.Task[Anchors]] = {}
 
     async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        self.ask_reward_workers()
         if trajectory["validate"] or not self.with_anchors:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         uid = prompt["uid"]

@@ -1,25 +1,37 @@
 """What is refused before any model is loaded; ``verl-mars doctor`` runs the same checks."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from verl_mars.register import TRAINER_MODES
 from verl_mars.settings import RESHAPED, MarsSettings, VogueSettings, group_estimator
+from verl_mars.trainer.checkpoints import checkpoint_faults
+from verl_mars.trainer.data_checks import data_faults
 
 MANAGER_CLASS = "verl_mars.rollout.manager.MarsAgentLoopManager"
 
 
 def raise_on_faults(config: DictConfig) -> None:
-    """Check a run's whole configuration and its training data.
+    """Check a run's whole configuration, the checkpoint that it goes on from and its training data.
 
     Raises:
         ValueError: all faults at once, a line each.
     """
     faults = [*config_faults(config)]
+    if not faults:
+        faults = [*checkpoint_faults(config)]
     if not faults and uses_anchors(config):
         faults = data_faults(config)
+    refuse(faults)
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Do nothing where there is no fault.
+
+    Raises:
+        ValueError: all faults at once, a line each.
+    """
     if faults:
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise ValueError(f"verl-mars refuses this run before any model is loaded:\n{lines}")
@@ -40,6 +52,7 @@ def config_faults(config: DictConfig) -> Iterator[str]:
     yield from _estimator_faults(config)
     yield from _separate_faults(config)
     yield from _sampler_faults(config)
+    yield from _off_policy_faults(config)
     try:
         if not (uses_anchors(config) or scores_views(config)):
             return
@@ -141,7 +154,8 @@ def _anchor_faults(config: DictConfig) -> Iterator[str]:
             "the anchors none; use actor_rollout_ref.actor.use_kl_loss=true instead"
         )
     reward_model = config.reward.reward_model
-    if reward_model.enable and not reward_model.enable_resource_pool:
+    separate = config.trainer.v1.trainer_mode == "mars_separate_async"  # told by _separate_faults
+    if reward_model.enable and not reward_model.enable_resource_pool and not separate:
         yield (
             "reward.reward_model.enable_resource_pool = False: a colocated reward model scores after the rollout, "
             "but anchors are scored during it; give the reward model its own pool or use a rule-based reward"
@@ -150,7 +164,7 @@ def _anchor_faults(config: DictConfig) -> Iterator[str]:
 
 def _rollout_faults(config: DictConfig) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
-    if not isinstance(rollout.n, int) or rollout.n < 2:
+    if not isinstance(rollout.n, int) or (rollout.n < 2 and not _filters_groups(config)):
         yield (
             f"actor_rollout_ref.rollout.n = {rollout.n}: a group of one has no spread to compare within; "
             "set it to 2 or more (the paper: 14 with GRPO, 12 with DAPO)"
@@ -179,13 +193,33 @@ def _filters_groups(config: DictConfig) -> bool:
 
 def _sampler_faults(config: DictConfig) -> Iterator[str]:
     sampler = config.trainer.v1.sampler.get("custom_sampler") or {}
-    name = sampler.get("name")
+    name, n = sampler.get("name"), config.actor_rollout_ref.rollout.n
+    if _filters_groups(config) and isinstance(n, int) and n < 2:
+        yield (
+            f"actor_rollout_ref.rollout.n = {n} with algorithm.filter_groups.enable=true: the rewards of a group of "
+            "one are all equal, so dynamic sampling drops every group and verl samples for ever; set n to 2 or more "
+            "or enable=false"
+        )
+        return
     if _filters_groups(config) and sampler.get("path") and name:
         yield (
             f"trainer.v1.sampler.custom_sampler.name = {name!r} with algorithm.filter_groups.enable=true: "
             "verl gives its filter to its own replay buffers only, so dynamic sampling would be off without a word; "
             "set path and name to null, or enable=false"
         )
+
+
+def _off_policy_faults(config: DictConfig) -> Iterator[str]:
+    """What verl's replay buffer stops at, by assertions."""
+    sampler = config.trainer.v1.sampler
+    threshold, strategy = sampler.max_off_policy_threshold, sampler.max_off_policy_strategy
+    if threshold is not None and (not isinstance(threshold, int) or threshold < 1):
+        yield (
+            f"trainer.v1.sampler.max_off_policy_threshold = {threshold!r}: a group may be so many updates old, counted "
+            "from 1; null for any age"
+        )
+    if strategy not in ("drop", "wait"):
+        yield f"trainer.v1.sampler.max_off_policy_strategy = {strategy!r}; allowed: drop, wait"
 
 
 def _filter_faults(config: DictConfig) -> Iterator[str]:
@@ -210,6 +244,13 @@ def _separate_faults(config: DictConfig) -> Iterator[str]:
             f"data.train_batch_size = {config.data.train_batch_size}: mars_separate_async needs "
             f"trainer.v1.separate_async.parameter_sync_step x actor.ppo_mini_batch_size = {updates} x {mini}"
         )
+    reward_model = config.reward.reward_model
+    if reward_model.enable and not reward_model.enable_resource_pool:
+        yield (
+            "reward.reward_model.enable_resource_pool = False: a colocated reward model scores while the rollout "
+            "pauses, and that of mars_separate_async never does; give the reward model its own pool or use a rule-"
+            "based reward"
+        )
     for key in ("nnodes", "n_gpus_per_node"):
         if not rollout.get(key):
             yield (
@@ -226,28 +267,3 @@ def _separate_faults(config: DictConfig) -> Iterator[str]:
             'actor_rollout_ref.hybrid_engine = False: verl 0.9.1 stops there with "Logger._log() got an unexpected '
             "keyword argument 'flush'\"; leave it at true"
         )
-
-
-def data_faults(config: DictConfig, progress: bool = False) -> list[str]:
-    """A sentence for each faulty row or image of the training files (the first 20)."""
-    from verl_mars.data.check import check_files
-
-    if not MarsSettings.from_algorithm(config.algorithm).check_data:
-        return []
-    files = training_files(config)
-    if not files:
-        return ["data.train_files names no file"]
-    limit = config.actor_rollout_ref.rollout.get("limit_images")
-    try:
-        report = check_files(files, max_images=limit, need_sources=True, progress=progress)
-    except ValueError as error:  # a file that cannot be read at all
-        return [str(error)]
-    return [str(fault) for fault in report.faults]
-
-
-def training_files(config: DictConfig) -> Sequence[str]:
-    """``data.train_files`` as a list of paths."""
-    files: Any = config.data.train_files
-    if isinstance(files, ListConfig):
-        files = OmegaConf.to_container(files)
-    return [files] if isinstance(files, str) else list(files or [])

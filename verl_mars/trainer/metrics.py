@@ -7,7 +7,10 @@ import torch
 from verl_mars.algos.mars import GroupStatistics
 from verl_mars.rollout.anchors import KEPT_METRIC
 
-COUNTS = frozenset({"mars/missing_anchors", "mars/anchor_tokens", KEPT_METRIC})
+MISSING_ROLLOUTS = "mars/missing_rollouts"
+"""Fused rollouts of a batch whose sessions failed. verl trains on the rest of their groups and counts nothing."""
+
+COUNTS = frozenset({"mars/missing_anchors", "mars/anchor_tokens", KEPT_METRIC, MISSING_ROLLOUTS})
 """Metrics that are added up over the local updates of a step; all others are means."""
 
 

@@ -15,9 +15,13 @@ from verl_mars.rollout.replay_buffer import OrderedReplayBuffer, OrderedReplayBu
 from verl_mars.settings import MarsSettings
 from verl_mars.trainer.anchor_memory import AnchorMemory, prompt_identity
 from verl_mars.trainer.anchor_rows import AnchorRows, session_metrics
-from verl_mars.trainer.checks import MANAGER_CLASS, raise_on_faults, uses_anchors
+from verl_mars.trainer.checkpoints import Recipe, how_to_go_on
+from verl_mars.trainer.checks import MANAGER_CLASS, raise_on_faults, refuse, uses_anchors
+from verl_mars.trainer.data_checks import length_faults
 from verl_mars.trainer.estimators import anchor_scope
-from verl_mars.trainer.metrics import COUNTS, mars_metrics
+from verl_mars.trainer.keys import counted_rows
+from verl_mars.trainer.metrics import COUNTS, MISSING_ROLLOUTS, mars_metrics
+from verl_mars.trainer.watch import Watch, crews
 
 _IDENTITY = ("data_source", "index", "extra_info")
 
@@ -41,6 +45,11 @@ class AnchorsMixin:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER_CLASS
         super().__init__(config)  # type: ignore[call-arg]
 
+    def _init_dataloader(self) -> None:
+        if self.with_anchors:  # the first moment at which the processor is there
+            refuse(length_faults(self.config, self.processor))  # type: ignore[attr-defined]
+        super()._init_dataloader()  # type: ignore[misc]
+
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()  # type: ignore[misc]
         _compat.exchange_replay_buffer_class(buffer, OrderedReplayBuffer, OrderedReplayBufferAsync)
@@ -48,6 +57,15 @@ class AnchorsMixin:
         if self.with_anchors and self.mars.filter_on == "union":
             filter_on_union(buffer)
         return buffer
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """verl's; where a process died that it needs, it ends with a sentence instead of waiting for ever."""
+        managers = [self.llm_server_manager, getattr(self, "standalone_server_manager", None)]  # type: ignore[attr-defined]
+        reward_workers = self.get_reward_handles() or []  # type: ignore[attr-defined]
+        watch = Watch(crews(agent_loop_manager, [manager for manager in managers if manager], reward_workers))
+        self.replay_buffer.check_processes = watch.check  # type: ignore[attr-defined]
+        with watch.explaining(lambda: how_to_go_on(self.config)):  # type: ignore[attr-defined]
+            super().fit(agent_loop_manager)  # type: ignore[misc]
 
     def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
         """verl's; counts of its local updates are added up, where verl would take their mean."""
@@ -58,6 +76,8 @@ class AnchorsMixin:
 
     def _step_once(self, metrics: dict, timing_raw: dict, sample_batch_size: int) -> KVBatchMeta:
         batch = super()._step_once(metrics, timing_raw, sample_batch_size)  # type: ignore[misc]
+        wanted = sample_batch_size * self.config.actor_rollout_ref.rollout.n  # type: ignore[attr-defined]
+        metrics[MISSING_ROLLOUTS] = float(max(0, wanted - int(counted_rows(batch.keys, batch.tags).sum())))
         for name in COUNTS & metrics.keys():
             self._counts[name] = self._counts.get(name, 0.0) + metrics[name]
         return batch
@@ -96,8 +116,10 @@ class AnchorsMixin:
                 self.anchor_memory.remember(prompt_identity(*identity), rows.sources[row], scores, versions)
 
     def _save_checkpoint(self) -> None:
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"  # type: ignore[attr-defined]
+        Recipe.of(self.config).save(folder)  # type: ignore[attr-defined]
         if self.anchor_memory is not None:
-            self.anchor_memory.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")  # type: ignore[attr-defined]
+            self.anchor_memory.save(folder)
         super()._save_checkpoint()  # type: ignore[misc]
 
     def _load_checkpoint(self) -> None:

@@ -1,8 +1,9 @@
 """How fast raw data become rows, and in how much memory: ``python benchmarks/data.py --work FOLDER``.
 
 - ``manifest`` and ``llvip``: path mode with header checks, two images a row, for 1,000 to 100,000 rows: rows a second,
-  peak memory, and whether the cost stays linear; beside it how long Pillow alone takes to open as many headers. All
-  image files have names of their own; they are hard links to a few hundred pictures.
+  peak memory, and whether the cost stays linear; then the same with one process beside (``--workers 1``), and how long
+  Pillow alone takes to open as many headers. All image files have names of their own; they are hard links to a few
+  hundred pictures.
 - ``embed``: embed mode beside ``datasets.Dataset.from_generator(...).to_parquet(...)`` on the same pictures
   (1280 x 1024), in turn. The peer does less: it checks nothing and writes no hash.
 - ``read``: the check of the finished files, and verl's own reader on them.
@@ -33,7 +34,6 @@ from typing import Any
 import psutil
 from data_raw import SIZE, make_pictures, make_raw
 
-WORKERS = 1  # what `verl-mars data convert` starts by itself for these data sets, where there are two cores or more
 RESULTS = Path(__file__).parent / "results" / "data.json"
 BOUNDS = {"rows_per_second": 2000, "path_megabytes": 500, "embed_speed": 1.5, "embed_memory": 0.5}
 
@@ -161,12 +161,12 @@ def verl_arm(root: Path, out: Path, rows: int) -> timed:
 
 
 ARMS: dict[str, Callable[[Path, Path, int], timed]] = {
-    "manifest": convert_arm("path", "manifest", WORKERS),
-    "manifest alone": convert_arm("path", "manifest", 0),
-    "llvip": convert_arm("path", "llvip", WORKERS),
-    "llvip alone": convert_arm("path", "llvip", 0),
-    "embed": convert_arm("embed", "manifest", WORKERS),
-    "embed alone": convert_arm("embed", "manifest", 0),
+    "manifest": convert_arm("path", "manifest", 0),  # as `verl-mars data convert` does by itself
+    "manifest beside": convert_arm("path", "manifest", 1),
+    "llvip": convert_arm("path", "llvip", 0),
+    "llvip beside": convert_arm("path", "llvip", 1),
+    "embed": convert_arm("embed", "manifest", 0),
+    "embed beside": convert_arm("embed", "manifest", 1),
     "pillow": pillow_arm,
     "datasets": datasets_arm,
     "check": check_arm,
@@ -257,19 +257,18 @@ def scaling_part(bench: Bench, converter: str, counts: list[int], known: dict[st
     steps = dict(known)
     for rows in counts:
         about: dict[str, Any] = {"date": today(), "load_before": load()}
-        runs = bench.several([converter, f"{converter} alone", "pillow"], rows)
+        runs = bench.several([converter, f"{converter} beside", "pillow"], rows)
         step = {arm.removeprefix(converter).strip() or "default": middle(found) for arm, found in runs.items()}
         for arm, found in step.items():
             show(f"{converter}, {rows} rows, {arm}", found)
         steps[str(rows)] = about | step
     steps = dict(sorted(steps.items(), key=lambda item: int(item[0])))
     # The first thousand rows carry the start: what further rows cost is compared
-    alone = [step["alone"] for step in steps.values()]
+    default = [step["default"] for step in steps.values()]
     costs = [
         (large["cpu_seconds"] - small["cpu_seconds"]) / (large["rows"] - small["rows"])
-        for small, large in zip(alone, alone[1:], strict=False)
+        for small, large in zip(default, default[1:], strict=False)
     ]
-    default = [step["default"] for step in steps.values()]
     return {
         "steps": steps,
         "cost_growth": round(costs[-1] / costs[0], 3) if len(costs) > 1 else None,
@@ -286,11 +285,11 @@ def embed_part(bench: Bench, rows: int) -> dict[str, Any]:
     """Embed mode and its peer."""
     sizes = [path.stat().st_size for path in bench.pictures.iterdir()]
     result: dict[str, Any] = {"picture_kilobytes": round(statistics.mean(sizes) / 1024)}
-    runs = bench.several(["embed", "datasets", "embed alone"], rows)
+    runs = bench.several(["embed", "datasets", "embed beside"], rows)
     for arm, found in runs.items():
         result[arm] = middle(found)
         show(f"{arm}, {rows} rows", result[arm])
-    for arm in ("embed", "embed alone"):
+    for arm in ("embed", "embed beside"):
         pairs = list(zip(runs[arm], runs["datasets"], strict=True))
         result[f"{arm}: speed"] = round(statistics.median(b["seconds"] / a["seconds"] for a, b in pairs), 3)
         result[f"{arm}: cpu"] = round(statistics.median(b["cpu_seconds"] / a["cpu_seconds"] for a, b in pairs), 3)

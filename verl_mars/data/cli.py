@@ -256,10 +256,10 @@ def _options(given: list[str]) -> dict[str, str]:
 
 
 def _workers(converter: "Converter", given: int | None, decode: bool) -> int:
-    """As asked; else one for each core where pixels are decoded or drawn, and one where headers are read only."""
+    """As asked; else one for each core where pixels are decoded or drawn, and none where headers are read only.
+
+    Headers come in too fast from a local disk for others to help: benchmarks/data.py has the figures.
+    """
     if given is not None:
         return given
-    cores = os.cpu_count() or 1
-    if decode or converter.draws:
-        return min(8, cores)
-    return 1 if cores > 1 else 0
+    return min(8, os.cpu_count() or 1) if decode or converter.draws else 0

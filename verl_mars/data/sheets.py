@@ -257,10 +257,10 @@ def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield "notes", _wrapped(str(notes))
     unknown = unknown_letters(json.dumps([row.get("prompt"), sources, reward], ensure_ascii=False, default=str))
     if unknown:
-        message = (
-            f"{len(unknown)} characters of this row have no picture in it and show as boxes; --font FILE has another"
+        yield (
+            "font",
+            _wrapped(f"lacks {len(unknown)} characters of this row, which show as boxes: name another, --font"),
         )
-        yield "font", _wrapped(message)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -97,6 +97,9 @@ def print_conversion(result: "ConvertResult", *, failed: bool = False) -> None:
         to.print("\n[bold]Paste into a recipe's command line[/bold]")
         for line in manifest["recipe"]:
             print(f"  {line} \\")  # noqa: T201  # rich would wrap it
+        for key in ("data.train_files", "data.val_files"):
+            if not any(key in line for line in manifest["recipe"]):
+                print(f"this conversion has no split for {key}: name files of your own (verl's default is GSM8K)")  # noqa: T201
     print(f"\nwritten  {result.out}")  # noqa: T201
 
 

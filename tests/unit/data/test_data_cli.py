@@ -62,7 +62,9 @@ def test_convert_prints_what_to_paste(call, raw, tmp_path):
     assert "++actor_rollout_ref.rollout.limit_images=2 \\" in out
     assert re.search(r"data\.max_prompt_length=\d+ \\", out)
     assert "frames without a person" in out and "note" in out and "licence" in out
-    assert out.splitlines()[-1] == f"written  {tmp_path}/out"
+    assert out.splitlines()[-1] == f"written  {tmp_path}/out" and "has no split" not in out
+    out, _ = call("convert", "llvip", "--root", root, "--out", tmp_path / "some", "--split", "train")
+    assert "this conversion has no split for data.val_files" in out
 
 
 def test_convert_says_what_is_wrong(call, raw, tmp_path):
@@ -306,7 +308,7 @@ def test_lines_break_between_words_and_lose_nothing():
 
 def test_letters_that_the_font_lacks_are_told_and_another_font_may_be_given(call, tmp_path, make_row):
     chinese = make_row(0, prompt=[{"role": "user", "content": "<image><image>几个人?"}])
-    assert dict(sheets._lines(chinese))["font"][0].startswith("3 characters of this row")
+    assert dict(sheets._lines(chinese))["font"][0].startswith("lacks 3 characters")
     assert "font" not in dict(sheets._lines(make_row(1)))
     write_rows(tmp_path / "a.parquet", [make_row(1)])
     other = lettering._file(bold=False).replace("Sans.ttf", "SansMono.ttf")

@@ -79,7 +79,8 @@ class MarsSettings(Settings):
     rewards and its anchors are all equal; ``fused``: when its fused rewards are, whatever its anchors say."""
 
     check_data: bool = True
-    """Read every row and the header of every image of the training files before the models load."""
+    """Read every row and the header of every image of the training files, and count the tokens of every prompt, before
+    the models load."""
 
 
 GroupEstimator = Literal[

@@ -1,10 +1,12 @@
 """Loaded into every process of a run (VERL_USE_EXTERNAL_MODULES): kills a process while a step is being rolled out.
 
-``KILL=<kind>:<step>``: ``agent_loop_worker``, ``rollout_server`` or ``reward_worker``, the first of its kind.
+``KILL=<kind>:<step>``: ``agent_loop_worker``, ``rollout_server`` or ``reward_worker``, the first of its kind. The file
+``KILLED_FILE`` is written at that moment.
 """
 
 import os
 import signal
+from pathlib import Path
 
 import wrapt
 
@@ -25,6 +27,8 @@ def _install(_v1):
                 "rollout_server": lambda: self._rollout_server_managers()[-1].server_handles[0],
                 "reward_worker": lambda: self.get_reward_handles()[0],
             }[kind]()
+            if "KILLED_FILE" in os.environ:
+                Path(os.environ["KILLED_FILE"]).touch()
             os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         return number
 

@@ -5,6 +5,8 @@ agent-loop worker, names a setting that does not help after a killed rollout ser
 of all rollouts after one of two reward workers was killed.
 """
 
+import time
+
 import pytest
 from anchor_world import FAILS, ROLLOUTS, assert_formula, assert_own_anchors, rows_of, run_world
 from drift import assert_same
@@ -13,6 +15,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.regress]
 
 FOUR_STEPS = ("trainer.total_training_steps=4", "trainer.total_epochs=2", "trainer.test_freq=-1")
 KILLS = (1, "ir")
+SOON = 90
+"""Seconds from a death to the end of all processes; 10 where nothing else runs."""
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +29,11 @@ def killed(small_run, tmp_path_factory):
             "toy_mars_grpo",
             *(*FOUR_STEPS, "trainer.save_freq=2", f"trainer.default_local_dir={folder}", *overrides),
             modules=["kill_probe"],
-            env={"KILL": f"{what}:3"},
+            env={"KILL": f"{what}:3", "KILLED_FILE": str(folder / "killed")},
             fails=True,
         )
-        result.folder = folder
+        result.folder, result.seconds = folder, time.time() - (folder / "killed").stat().st_mtime
+        print(f"{what} killed; ended after {result.seconds:.1f} s")
         return result
 
     return run
@@ -37,6 +42,7 @@ def killed(small_run, tmp_path_factory):
 def assert_it_ended_with(run, sentence):
     """By itself and at once, with a sentence that says what died and how to go on."""
     assert run.returncode == 1, "it was ended because it did not end"
+    assert run.seconds < SOON
     assert sorted(run.metrics) == [1, 2]
     assert sentence in run.log
     assert f"it goes on from {run.folder}/global_step_2, and nothing before it is lost." in run.log

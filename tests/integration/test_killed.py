@@ -76,7 +76,7 @@ def test_resuming_loses_nothing(server_killed, whole, small_run):
 
 
 def test_a_killed_agent_loop_worker_ends_the_run(killed):
-    run = killed("agent_loop_worker")
+    run = killed("agent_loop_worker", "actor_rollout_ref.rollout.agent.num_workers=2")
     assert_it_ended_with(run, "agent-loop worker 0 of 2 died, and with it the prompts that it was rolling out.")
 
 

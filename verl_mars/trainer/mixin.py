@@ -1,5 +1,6 @@
 """What the ``mars_*`` trainer modes add to verl's: one mixin for all of them."""
 
+import gc
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +49,10 @@ class AnchorsMixin:
         if self.with_anchors and self.mars.filter_on == "union":
             filter_on_union(buffer)
         return buffer
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()  # type: ignore[misc]
+        gc.freeze()  # modules, configuration, data set: no full garbage collection walks over them between two steps
 
     def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
         """verl's; counts of its local updates are added up, where verl would take their mean."""

@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VLLM_VENV ?= .venv-vllm
 GPU_PYTHON ?= python
 
-.PHONY: demo test test-unit test-recipes test-vllm test-gpu regress golden matrix lint format clean
+.PHONY: demo test test-unit test-recipes test-vllm test-gpu regress golden matrix benchmark lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/verl-mars demo $(ARGS)
@@ -45,6 +45,13 @@ golden: $(INSTALLED)
 # The contract tests against every release of verl in the supported range, and the README's table of versions.
 matrix: $(INSTALLED)
 	$(BIN)/python tests/regression/matrix.py --write
+
+# The figures and tables of docs/benchmarks.md. Nothing else should run meanwhile.
+benchmark: $(INSTALLED)
+	$(BIN)/python -W ignore benchmarks/step_time.py
+	$(BIN)/python -W ignore benchmarks/estimator.py
+	$(BIN)/python -W ignore benchmarks/import_time.py
+	$(BIN)/python -W ignore benchmarks/anchor_memory.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,27 +1,21 @@
 """What the estimator costs: ``python benchmarks/estimator.py`` prints a table and writes results/estimator.json.
 
 Time of `mars` with verl's signature, rewards (B, T) in and advantages (B, T) out, against a readable loop over groups
-and rows, which is how the authors' code computes it (with each prompt's own anchors; theirs are taken by position). And
-what an anchor adds to a trajectory on its way through TransferQueue.
+and rows, which is how the authors' code computes it (with each prompt's own anchors; theirs are taken by position). The
+two are compared before they are timed.
 """
 
 import argparse
-import json
-import os
-import pickle
-import platform
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 import torch
 
-from verl_mars.rollout.anchors import Anchor, Anchors
 from verl_mars.trainer.estimators import mars
 
 GROUP, ANCHORS = 14, 2
@@ -73,40 +67,28 @@ def milliseconds(function: Callable[..., Any], batch: Batch, repeats: int) -> di
     return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
 
 
-def bytes_of_a_trajectory(anchors: int) -> int:
-    """What the fields of that many anchors take when they are written, pickled."""
-    made = Anchors(tuple(Anchor("infrared", 0.5, 3.0, 200) for _ in range(anchors)), 1.0)
-    fields = made.fields()
-    raw = {key: value.numpy().tobytes() if isinstance(value, torch.Tensor) else value for key, value in fields.items()}
-    return len(pickle.dumps(raw))
+def table(result: dict[str, Any]) -> str:
+    rows = []
+    for size in result["estimator"]:
+        loop, fast = size["loop"], size["mars"]
+        times = [f"{t['median_ms']:.1f} ({t['min_ms']:.1f}-{t['max_ms']:.1f})" for t in (loop, fast)]
+        faster = f"{loop['median_ms'] / fast['median_ms']:.0f} x"
+        rows.append([f"{size['rows']:,} x {size['tokens']:,}", *times, faster])
+    head = ["rows x tokens", "loop over groups, ms", "`mars`, ms", "faster"]
+    return f"{report.where(result)} {result['threads']} threads.\n\n{report.markdown(head, rows)}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=11)
     repeats = parser.parse_args().repeats
-    machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
-    machine |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    result: dict[str, Any] = {"date": datetime.now(timezone.utc).date().isoformat(), "machine": machine}
-    result["estimator"] = []
-    print("| rows x tokens | loop over groups, ms | `mars`, ms | faster |\n|---|---|---|---|")
+    result: dict[str, Any] = report.about("torch", "numpy") | {"threads": torch.get_num_threads(), "estimator": []}
     for rows, tokens in SIZES:
         batch = make_batch(rows, tokens)
         torch.testing.assert_close(ours(*batch), by_groups(*batch), atol=1e-5, rtol=1e-5)
         loop, fast = milliseconds(by_groups, batch, repeats), milliseconds(ours, batch, repeats)
         result["estimator"].append({"rows": rows, "tokens": tokens, "loop": loop, "mars": fast})
-        one, two = loop["median_ms"], fast["median_ms"]
-        print(f"| {rows:,} x {tokens:,} | {one:.1f} | {two:.1f} | {one / two:.1f} x |")
-    sizes = {anchors: bytes_of_a_trajectory(anchors) for anchors in (1, 2, 6)}
-    result["bytes_of_a_trajectory"] = {
-        "of_anchors": sizes,
-        "an_anchor": (sizes[6] - sizes[2]) / 4,
-        "note": "raw tensors and pickled names, without TransferQueue's own",
-    }
-    print(f"\nanchors of a trajectory: {sizes} bytes, {(sizes[6] - sizes[2]) / 4:.0f} an anchor more")
-    file = Path(__file__).parent / "results" / "estimator.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"results: {file}")
+    report.publish("estimator", result, table(result))
 
 
 if __name__ == "__main__":

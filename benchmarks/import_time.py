@@ -6,13 +6,13 @@ Prints medians and spread, and writes benchmarks/results/import_time.json.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
+
+import report
 
 CODE = "import time; t = time.perf_counter(); import verl; print(time.perf_counter() - t)"
 POLICIES = {"without": "none", "with": "auto"}
@@ -26,26 +26,27 @@ def seconds(policy: str) -> float:
     return float(run.stdout.strip().splitlines()[-1])
 
 
+def table(result: dict[str, Any]) -> str:
+    cells = [(result[name]["median"], result[name]["min"], result[name]["max"]) for name in (*POLICIES, "added")]
+    row = ["{:.2f} ({:.2f}-{:.2f})".format(*cell) for cell in cells]
+    head = ["`import verl` without the plugin, s", "with it, s", "added, s"]
+    return f"{report.where(result)} {result['pairs']} pairs.\n\n{report.markdown(head, [row])}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7, help="pairs of runs that count, after one that does not")
     runs = parser.parse_args().runs
     for policy in POLICIES.values():
         seconds(policy)
     pairs = [{name: seconds(policy) for name, policy in POLICIES.items()} for _ in range(runs)]
-    result: dict[str, object] = {"python": platform.python_version(), "cores": os.cpu_count(), "pairs": runs}
+    result: dict[str, Any] = report.about("verl", "torch", "transformers") | {"pairs": runs}
     for name in POLICIES:
         values = [pair[name] for pair in pairs]
         result[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-        median, spread = statistics.median(values), f"{min(values):.3f} to {max(values):.3f}"
-        print(f"import verl {name:7} the plugin: median {median:.3f} s, {spread}")
     added = [pair["with"] - pair["without"] for pair in pairs]
-    result["added_seconds_median"] = statistics.median(added)
-    print(f"added: median {statistics.median(added):+.3f} s of {runs} pairs")
-    file = Path(__file__).parent / "results" / "import_time.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"results: {file}")
+    result["added"] = {"median": statistics.median(added), "min": min(added), "max": max(added)}
+    report.publish("import_time", result, table(result))
 
 
 if __name__ == "__main__":

@@ -230,6 +230,12 @@ def test_the_worker_has_the_methods_that_ours_extends():
         ours,
     )
     expect(parameters(worker._compute_score) == ["self", "outputs", "kwargs"], "AgentLoopWorker._compute_score", ours)
+    source = inspect.getsource(worker._agent_loop_postprocess)
+    expect(
+        0 < source.find("self._compute_score(outputs, kwargs=kwargs)") < source.find("field.update(kwargs)"),
+        "when a trajectory is scored, and with which of its fields",
+        ours,
+    )
 
 
 def test_every_keyword_of_a_session_becomes_a_field_of_its_row():

@@ -1,5 +1,6 @@
 """The trainer's side of the rollout engine ``transformers``: hands each new version of the weights to the server."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterable
@@ -24,6 +25,9 @@ class TransformersAdapter(BaseRollout):
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
         self.is_leader_rank = True
         self._server: Any = None
+        # The trainer rank is complete. Every full garbage collection would walk over all that torch, transformers and
+        # verl have made: 0.4 s of every other step of a small model.
+        gc.freeze()
 
     @property
     def server(self) -> Any:

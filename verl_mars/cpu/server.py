@@ -5,6 +5,7 @@ the model, so that sampling and loading weights never overlap.
 """
 
 import asyncio
+import gc
 import hashlib
 import logging
 import os
@@ -75,6 +76,7 @@ class TransformersServer:
         self._failed_update: Exception | None = None
         self._sampling = 0
         self._serving: asyncio.Task[None] | None = None
+        gc.freeze()  # modules and model: no full garbage collection walks over them between two tokens
 
     def _load_model(self) -> Any:
         model_class = get_hf_auto_model_class(self.model_config.hf_config)

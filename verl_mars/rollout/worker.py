@@ -1,6 +1,7 @@
 """The agent-loop worker that rolls out mono sessions beside the fused ones."""
 
 import asyncio
+import gc
 import hashlib
 import logging
 import time
@@ -40,6 +41,9 @@ class MarsAgentLoopWorker(LivingRewardWorkers, _Worker):
         rollout = self.config.actor_rollout_ref.rollout
         self.seeds_sessions = rollout.name in _SEEDED_ENGINES or bool(rollout.get("full_determinism", False))
         self.anchors_of_prompt: dict[str, asyncio.Task[Anchors]] = {}
+        # What is there by now stays. Every full garbage collection would walk over all of it: half a second in which
+        # no session of this worker goes on.
+        gc.freeze()
 
     async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         self.ask_reward_workers()
@@ -72,10 +76,16 @@ class MarsAgentLoopWorker(LivingRewardWorkers, _Worker):
                 float("nan") if version is None else float(version),
                 sum(len(output.response_ids) for output in outputs),
             )
-        if not validate and self.with_anchors:
-            anchors = await self.anchors_of_prompt[kwargs["uid"]]
-            kwargs.update(anchors.fields())
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        """verl's; then a fused training session waits for the anchors of its prompt.
+
+        Its own score does not wait for them. verl calls this before it writes ``kwargs`` with the trajectory.
+        """
+        await super()._compute_score(outputs, kwargs=kwargs)
+        if VIEW_FIELD not in kwargs and kwargs["uid"] in self.anchors_of_prompt:
+            kwargs.update((await self.anchors_of_prompt[kwargs["uid"]]).fields())
 
     async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
         """All mono sessions of one prompt, side by side; none if its anchors are ``known`` from an earlier epoch.

@@ -1,5 +1,6 @@
 """What the ``mars_*`` trainer modes add to verl's: one mixin for all of them."""
 
+import gc
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +67,10 @@ class AnchorsMixin:
         self.replay_buffer.check_processes = watch.check  # type: ignore[attr-defined]
         with watch.explaining(lambda: how_to_go_on(self.config)):  # type: ignore[attr-defined]
             super().fit(agent_loop_manager)  # type: ignore[misc]
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()  # type: ignore[misc]
+        gc.freeze()  # modules, configuration, data set: no full garbage collection walks over them between two steps
 
     def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
         """verl's; counts of its local updates are added up, where verl would take their mean."""

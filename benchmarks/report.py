@@ -1,0 +1,83 @@
+"""Where the figures of a benchmark go, and what each file says of the machine they were measured on.
+
+Figures are written to ``results/NAME.json``; their table stands between the marks ``NAME`` of ``docs/benchmarks.md``.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def about(*packages: str) -> dict[str, Any]:
+    """The day, the machine, and the versions of Python and of these packages."""
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
+        },
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+    }
+
+
+def _processor() -> str:
+    """Its model and clock, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {float(found['cpu MHz']) / 1000:.1f} GHz" if "cpu MHz" in found else name
+
+
+def read(name: str) -> dict[str, Any]:
+    """The figures of the last run; empty where there was none."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def publish(name: str, result: dict[str, Any], table: str) -> None:
+    """Print a table, write the figures, and put the table into the page."""
+    file = RESULTS / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    PAGE.write_text(exchange(PAGE.read_text(), name, table))
+    print(f"{table}\n\nresults: {file}, {PAGE}")
+
+
+def exchange(page: str, name: str, table: str) -> str:
+    """The page with this table between the marks of that name.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, opening, rest = page.partition(first)
+    _, closing, after = rest.partition(last)
+    if not (opening and closing):
+        raise ValueError(f"{PAGE} has no place for this table: {first} and {last} are needed")
+    return f"{before}{first}\n{table}\n{last}{after}"
+
+
+def where(result: dict[str, Any]) -> str:
+    """A sentence: when a table was measured, and on what."""
+    machine = result["machine"]
+    versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
+    hardware = f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gigabytes']} GB"
+    return f"Measured on {result['date']}: {hardware}; {versions}."
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

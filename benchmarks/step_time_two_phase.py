@@ -1,0 +1,82 @@
+"""The arms of ``step_time.py``: one run of verl whose steps are GRPO, MARS and MARS in two phases in turn.
+
+``grpo`` and ``mars`` are the product as it is, with ``algorithm.adv_estimator`` set for each step. ``two_phase`` is the
+way of the authors' code, which exists here only: all mono sessions of a batch are rolled out and scored, and when the
+last one is done its fused sessions start.
+"""
+
+import asyncio
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, open_dict
+from step_time_arms import arm_of
+from verl.utils.debug import marked_timer
+
+from verl_mars.rollout.anchors import Anchors
+from verl_mars.rollout.branches import BranchingWorker
+from verl_mars.rollout.manager import MarsAgentLoopManager
+from verl_mars.trainer.modes import MarsTrainerSync
+
+
+class ArmsWorker(BranchingWorker):
+    """Rolls out the prompts of each step as its arm does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mono_only = False
+        self.of_first_phase: dict[str, Anchors] = {}
+
+    async def generate_sequences(self, batch: Any) -> None:
+        self.with_anchors = arm_of(int(batch["global_steps"])) != "grpo"
+        await super().generate_sequences(batch)
+
+    async def roll_out_first_phase(self, batch: Any) -> None:
+        """All mono sessions of these prompts, from start to score."""
+        self.mono_only = True
+        await super().generate_sequences(batch)
+        await asyncio.gather(*self.background_tasks)
+        self.mono_only = False
+
+    async def _run_prompt(self, prompt: Any, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        if not self.mono_only:
+            return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        anchors = await self._roll_out_anchors(dict(prompt), sampling_params, trajectory, "")
+        self.of_first_phase[prompt["uid"]] = anchors
+
+    async def _roll_out_anchors(self, prompt: Any, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
+        done = self.of_first_phase.pop(prompt["uid"], None)
+        if done is not None:
+            return done
+        return await super()._roll_out_anchors(prompt, sampling_params, trajectory, known)
+
+
+class ArmsManager(MarsAgentLoopManager):
+    """Ends the first phase of all workers before their second begins, where the arm has two."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(ArmsWorker)
+
+    def generate_sequences(self, prompts: Any) -> None:
+        if arm_of(int(prompts["global_steps"])) == "two_phase":
+            chunks = prompts.chunk(len(self.agent_loop_workers))
+            pairs = zip(self.agent_loop_workers, chunks, strict=False)
+            ray.get([worker.roll_out_first_phase.remote(chunk) for worker, chunk in pairs])
+        super().generate_sequences(prompts)
+
+
+class ArmsTrainer(MarsTrainerSync):
+    """Sets the estimator of each step, and times what comes before verl's timer ``gen`` starts."""
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        with open_dict(config):
+            config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = f"{__name__}.{ArmsManager.__name__}"
+
+    def prepare_step(self) -> dict:
+        self.with_anchors = arm_of(self.global_steps) != "grpo"
+        with open_dict(self.config):
+            self.config.algorithm.adv_estimator = "mars" if self.with_anchors else "grpo"
+        with marked_timer("submit", self.timing_raw):
+            return super().prepare_step()

@@ -1,0 +1,96 @@
+"""The agent-loop worker with anchors, without Ray: what a fused session waits for, and what it is written with."""
+
+import asyncio
+
+import pytest
+import transfer_queue as tq
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+
+from verl_mars import _compat
+from verl_mars.rollout.anchors import ANCHOR_FIELDS, Anchor, Anchors
+from verl_mars.rollout.worker import MarsAgentLoopWorker
+
+ANCHORS = Anchors((Anchor("rgb", 0.5, 3.0, 9), Anchor("infrared", 1.0, 3.0, 8)), 0.2)
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """The fields of what is put into TransferQueue."""
+    found = {}
+
+    async def put(keys, fields, tags, partition_id):
+        found.update({key: fields[key] for key in fields.keys()})
+
+    monkeypatch.setattr(tq, "async_kv_batch_put", put)
+    return found
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """What verl has sent to the reward manager."""
+    sent = []
+
+    async def compute_score(self, outputs, kwargs):
+        sent.append(dict(kwargs))
+        outputs[-1].reward_score = 0.75
+
+    monkeypatch.setattr(_compat.agent_loop_worker_class(), "_compute_score", compute_score)
+    return sent
+
+
+def make_worker():
+    async def nothing(*_, **__):
+        return None
+
+    worker = MarsAgentLoopWorker.__new__(MarsAgentLoopWorker)
+    worker.with_anchors, worker.anchors_of_prompt = True, {}
+    worker._compute_teacher_logprobs = nothing
+    worker._compute_multi_modal_inputs = lambda *_: {}
+    worker._compute_position_ids = lambda ids, *_: ids
+    return worker
+
+
+def output():
+    return AgentLoopOutput(
+        prompt_ids=[1, 2],
+        response_ids=[3, 4],
+        response_mask=[1, 1],
+        response_logprobs=[0.0, 0.0],
+        num_turns=2,
+        metrics=AgentLoopMetrics(),
+        extra_fields={},
+        mm_processor_kwargs={},
+        mm_processor_output=[],
+    )
+
+
+def session(worker, validate=False):
+    return worker._agent_loop_postprocess(output(), validate, uid="u", session_id=0, global_steps=1)
+
+
+def test_a_fused_session_is_scored_before_its_anchors_are_there_and_written_after(stored, scored):
+    async def run():
+        worker, gate = make_worker(), asyncio.Event()
+
+        async def anchors():
+            await gate.wait()
+            return ANCHORS
+
+        worker.anchors_of_prompt["u"] = asyncio.create_task(anchors())
+        fused = asyncio.create_task(session(worker))
+        await asyncio.sleep(0.05)
+        before = len(scored), dict(stored)
+        gate.set()
+        await fused
+        return before
+
+    assert asyncio.run(run()) == (1, {})
+    assert not set(ANCHOR_FIELDS) & set(scored[0])  # nothing of them travels to the reward manager
+    assert stored["anchor_scores"].tolist() == [[0.5, 1.0]]
+    assert set(ANCHOR_FIELDS) <= set(stored)
+
+
+def test_sessions_without_anchors_are_written_without(stored, scored):
+    asyncio.run(session(make_worker(), validate=True))
+    assert stored["rm_scores"].tolist() == [[0.0, 0.75]]
+    assert not set(ANCHOR_FIELDS) & set(stored)

@@ -44,10 +44,10 @@ def test_what_verl_saved_says_what_it_fits(whole, toy_data, tiny_model, tmp_path
         return list(checkpoint_faults(config))
 
     config = json.loads((tiny_model / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] += 1
+    config["text_config"]["intermediate_size"] *= 2
     (tmp_path / "config.json").write_text(json.dumps(config))
 
     assert faults() == []
     assert "saved by 1 ranks" in faults("trainer.n_gpus_per_node=2")[0]
-    assert "has text_config.num_hidden_layers" in faults(f"actor_rollout_ref.model.path={tmp_path}")[0]
+    assert "has text_config.intermediate_size" in faults(f"actor_rollout_ref.model.path={tmp_path}")[0]
     assert "was trained with 'mars'" in faults("algorithm.adv_estimator=grpo")[0]

@@ -119,7 +119,7 @@ def train(k: int, rollouts: int, blocks: int, folder: Path) -> Steps:
         "trainer.save_freq=-1",
         "trainer.logger=[file]",
     ]
-    environment = dict(os.environ, RAY_USAGE_STATS_ENABLED="0", VERL_USE_EXTERNAL_MODULES="step_time_arms")
+    environment = dict(os.environ, RAY_USAGE_STATS_ENABLED="0", VERL_USE_EXTERNAL_MODULES="step_time_plugin")
     environment |= {"PYTHONPATH": str(Path(__file__).parent), "VERL_FILE_LOGGER_PATH": str(metrics)}
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(

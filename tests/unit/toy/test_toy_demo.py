@@ -169,7 +169,7 @@ def test_metrics_of_an_earlier_demo_are_not_taken_for_ours(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"algorithm": "ppo"}, r"unknown algorithm 'ppo'; allowed: \['grpo', 'mars', 'pgpo', 'vogue'\]"),
+        ({"algorithm": "ppo"}, r"unknown algorithm 'ppo'; allowed: \['dapo', 'grpo', 'mars'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"track": "hard"}, "unknown toy track 'hard'"),
     ],

@@ -26,7 +26,7 @@ equally long. It says nothing of what a step does after generation, which does n
 is expected below it. ``holds`` says whether the step time of MARS is at most 1.05 x that bound, and below that of two
 phases.
 
-``--part K`` measures one K and leaves the others' figures as they are: about 4 minutes on 2 cores.
+``--part K`` measures one K and leaves the others' figures as they are: about 8 minutes on 2 cores.
 """
 
 import argparse
@@ -196,9 +196,16 @@ def tables(result: dict[str, Any]) -> str:
         bound = part["token_bound"]
         ratios = [_cell(part[pair][name], 3) for pair, name in _RATIOS]
         holds = "yes" if all(part["holds"].values()) else "**no**"
-        verdicts.append([k, *ratios, f"{bound:.3f}", f"{SLACK * bound:.3f}", holds])
+        verdicts.append([k, str(part["blocks"]), *ratios, f"{bound:.3f}", f"{SLACK * bound:.3f}", holds])
     seconds = report.markdown(["K", "arm", *(f"{name}, s" for name in PHASES), "tokens"], rows)
-    head = ["K", *(f"{name}, `{pair.replace('/', '` / `')}`" for pair, name in _RATIOS), "(n+K)/n", "at most", "holds"]
+    head = [
+        "K",
+        "blocks",
+        *(f"{name}, `{pair.replace('/', '` / `')}`" for pair, name in _RATIOS),
+        "(n+K)/n",
+        "at most",
+        "holds",
+    ]
     return "\n\n".join([report.where(result), seconds, report.markdown(head, verdicts)])
 
 
@@ -218,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", type=int, choices=PARTS, action="append", help="K; may be given several times")
     parser.add_argument("--rollouts", type=int, default=8, help="n")
-    parser.add_argument("--blocks", type=int, default=15, help="blocks of three steps that count")
+    parser.add_argument("--blocks", type=int, default=30, help="blocks of three steps that count")
     parser.add_argument("--discard", type=int, default=1, help="blocks before them")
     parser.add_argument("--keep", type=Path, help="where verl's log and metrics stay")
     options = parser.parse_args()

@@ -3,18 +3,14 @@
 import asyncio
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import ray
 import torch
 import verl.workers.rollout.replica as verl_replica
 from hydra import compose, initialize_config_module
-from PIL import Image
+from server_client import ask, ask_all, question, run, told
 from verl.plugin.platform import platform_manager
 
-from verl_mars.cpu.adapter import TransformersAdapter
 from verl_mars.cpu.platform import CpuPlatform
 from verl_mars.cpu.server import TransformersServer
 from verl_mars.toy import model as toy
@@ -72,51 +68,6 @@ def server(first_server):
     first_server._like_it.clear()
     yield first_server
     first_server.model.load_state_dict(weights)
-
-
-def question(server, number=0, images=2):
-    """Token ids and images of a prompt."""
-    draw = np.random.default_rng(number)
-    pictures = [Image.fromarray(draw.integers(0, 256, (56, 56, 3), dtype=np.uint8)) for _ in range(images)]
-    content = [{"type": "image"}] * images + [{"type": "text", "text": f"where is {number}"}]
-    text = server.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = server.processor(text=[text], images=pictures or None)
-    return list(inputs["input_ids"][0]), pictures
-
-
-async def ask(server, prompt, **params):
-    ids, pictures = prompt
-    given = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "logprobs": True, **params}
-    return await server.generate(ids, given, request_id="any", image_data=pictures or None)
-
-
-def ask_all(server, prompts_and_params):
-    async def together():
-        return await asyncio.gather(*(ask(server, prompt, **params) for prompt, params in prompts_and_params))
-
-    return run(server, together())
-
-
-def run(server, coroutine):
-    """Run on a loop of its own; a server serves one loop, so its serving task is dropped with it."""
-
-    async def main():
-        try:
-            return await asyncio.wait_for(coroutine, 60)
-        finally:
-            if server._serving is not None:
-                server._serving.cancel()
-                server._serving = None
-
-    for name in ("_arrived", "_idle", "_reopened", "_whole"):
-        setattr(server, name, asyncio.Event())
-    server._idle.set()
-    server._whole.set()
-    return asyncio.run(main())
-
-
-def told(output):
-    return output.token_ids, output.log_probs, output.stop_reason
 
 
 # ---------------------------------------------------------------- requests
@@ -395,68 +346,6 @@ def test_either_name_of_tied_weights_will_do(start):
     weights = dict(server.model.state_dict())
     send(server, {name: w for name, w in weights.items() if name != "lm_head.weight"})
     send(server, {name: w for name, w in weights.items() if name != "model.language_model.embed_tokens.weight"})
-
-
-class RecordingServer:
-    """Stands for a server's Ray handle and keeps what the trainer's side calls."""
-
-    def __init__(self, refuse=()):
-        self.calls, self.refuse = [], refuse
-
-    def __getattr__(self, name):
-        async def call(*args):
-            self.calls.append((name, *(sorted(a) if isinstance(a, dict) else a for a in args)))
-            if name in self.refuse:
-                raise ray.exceptions.RayError(f"{name} refused")
-
-        return SimpleNamespace(remote=call)
-
-
-def update(server, weights, megabytes=1, **options):
-    adapter = TransformersAdapter.__new__(TransformersAdapter)
-    adapter._server = server
-    engine = SimpleNamespace(update_weights_bucket_megabytes=megabytes)
-    adapter.config = SimpleNamespace(checkpoint_engine=engine)
-    asyncio.run(adapter.update_weights(weights, global_steps=7, **options))
-
-
-def some_weights(taken, sizes=(150_000, 150_000, 10, 400_000, 10)):
-    for number, size in enumerate(sizes):
-        taken.append(number)
-        yield f"w{number}", torch.zeros(size)
-
-
-def test_weights_are_sent_in_buckets():
-    server = RecordingServer()
-    update(server, some_weights([]))
-    assert server.calls == [
-        ("begin_weights",),
-        ("load_weights", ["w0"]),
-        ("load_weights", ["w1", "w2"]),
-        ("load_weights", ["w3"]),
-        ("load_weights", ["w4"]),
-        ("finish_weights", 7),
-    ]
-
-
-def test_a_refused_bucket_is_raised_after_every_rank_has_gathered_all_weights():
-    server, taken = RecordingServer(refuse=["load_weights"]), []
-    with pytest.raises(ray.exceptions.RayError, match="load_weights refused"):
-        update(server, some_weights(taken))
-    assert taken == [0, 1, 2, 3, 4]
-    assert [name for name, *_ in server.calls] == ["begin_weights", "load_weights"]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [({"wire_format": "delta_flush"}, "backend=naive"), ({"peft_config": object()}, "model.lora.merge=True")],
-)
-def test_weights_in_forms_that_the_server_cannot_read_are_refused(options, words):
-    server, taken = RecordingServer(), []
-    with pytest.raises(ValueError, match=words):
-        update(server, some_weights(taken), **options)
-    assert taken == [0, 1, 2, 3, 4]
-    assert server.calls == []
 
 
 # ---------------------------------------------------------------- configuration

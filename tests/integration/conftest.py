@@ -14,6 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 420
+PORT_TAKEN = "DistNetworkError: The server socket has failed to listen on any local network address"
 
 
 @dataclass
@@ -33,7 +34,11 @@ def run_main(
     modules: Sequence[str] = (),
     env: dict[str, str] | None = None,
 ) -> Run:
-    """``python -m verl.trainer.main_ppo --config-name=...`` in ``folder``; ended with its children after a while."""
+    """``python -m verl.trainer.main_ppo --config-name=...`` in ``folder``; ended with its children after a while.
+
+    Once more where the ranks' port was taken: verl finds a free one, gives it up, and binds it seconds later, when all
+    is imported; a process of another run can have it by then.
+    """
     command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", f"--config-name={config_name}"]
     metrics_file = folder / "metrics.jsonl"
     # In the runtime environment too: a cluster that is already running does not have the environment of the driver.
@@ -44,6 +49,17 @@ def run_main(
     environment["RAY_raylet_start_wait_time_s"] = "120"  # Ray's 30 are too few where other runs keep the cores busy
     if modules:
         environment["VERL_USE_EXTERNAL_MODULES"] = ",".join(modules)
+    run = _process(command, folder, environment)
+    if run.returncode and PORT_TAKEN in run.log:
+        run = _process(command, folder, environment)
+    if metrics_file.exists():
+        for line in metrics_file.read_text().splitlines():
+            entry = json.loads(line)
+            run.metrics.setdefault(entry["step"], {}).update(entry["data"])
+    return run
+
+
+def _process(command: Sequence[str], folder: Path, environment: dict[str, str]) -> Run:
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -53,12 +69,7 @@ def run_main(
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    run = Run(process.returncode, (folder / "log.txt").read_text(errors="replace"))
-    if metrics_file.exists():
-        for line in metrics_file.read_text().splitlines():
-            entry = json.loads(line)
-            run.metrics.setdefault(entry["step"], {}).update(entry["data"])
-    return run
+    return Run(process.returncode, (folder / "log.txt").read_text(errors="replace"))
 
 
 @pytest.fixture(scope="session")

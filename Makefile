@@ -9,6 +9,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 VLLM_VENV ?= .venv-vllm
 GPU_PYTHON ?= python
+REGRESS ?= tests/regression tests/integration
 
 .PHONY: demo test test-unit test-recipes test-vllm test-gpu regress golden matrix benchmark lint format clean
 
@@ -36,7 +37,7 @@ test-gpu:
 
 # verl's own tests with the plugin and without, verl's modes against ours, golden metrics, faults, resuming, two nodes.
 regress: $(INSTALLED)
-	$(PYTEST) -m regress tests/regression tests/integration $(ARGS)
+	$(PYTEST) -m regress $(REGRESS) $(ARGS)
 
 # Records the golden metrics anew; refuses a tree with uncommitted changes.
 golden: $(INSTALLED)

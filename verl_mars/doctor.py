@@ -189,6 +189,36 @@ def _machine_notes(config: Any) -> Iterator[str]:
         wanted, found = config.trainer.n_gpus_per_node, torch.cuda.device_count()
         if found < wanted:
             yield f"trainer.n_gpus_per_node={wanted}: {found} CUDA devices are visible here"
+    yield from _cpu_notes(config)
+
+
+def _cpu_notes(config: Any) -> Iterator[str]:
+    """Where Ray would have too few CPUs for the actors of verl, which then waits for ever and says nothing."""
+    ray_init = config.ray_kwargs.get("ray_init") or {}
+    if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):  # that cluster's CPUs, not this machine's
+        return
+    wanted, found = reserved_cpus(config), ray_init.get("num_cpus") or os.cpu_count() or 0
+    if found < wanted:
+        yield (
+            f"verl's actors reserve {wanted} of Ray's CPUs, and Ray would have {found} here: the run would wait for "
+            f"them for ever, without a word; ray_kwargs.ray_init.num_cpus={wanted} (Ray counts CPUs, it binds nothing)"
+        )
+
+
+def reserved_cpus(config: Any) -> int:
+    """How many of Ray's CPUs the actors of a run take for good.
+
+    One for TransferQueue's controller, one for each of its storage units, three for each GPU of the trainer and of a
+    reward model (the bundles of verl's resource pools), two for each GPU of a rollout server of its own.
+    """
+    trainer, reward_model = config.trainer, config.reward.reward_model
+    units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    gpus = trainer.nnodes * trainer.n_gpus_per_node
+    if reward_model.enable_resource_pool:
+        gpus += reward_model.nnodes * reward_model.n_gpus_per_node
+    rollout = config.actor_rollout_ref.rollout
+    separate = rollout.nnodes * rollout.n_gpus_per_node if "separate" in trainer.v1.trainer_mode else 0
+    return int(1 + units + 3 * gpus + 2 * separate)
 
 
 def _model_findings(config: Any) -> RecipeState:

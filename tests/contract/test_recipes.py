@@ -296,6 +296,35 @@ def test_the_doctor_says_what_it_did_not_look_at():
     assert "no data named" in notes and "Qwen/Qwen2.5-VL-3B-Instruct: fetched when the run starts" in notes
 
 
+ONE_REWARD_GPU = ("reward.reward_model.nnodes=1", "reward.reward_model.n_gpus_per_node=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cpus"),
+    [
+        (["hardware=eight_gpus"], 33),  # 1 + 8 + 3 x 8
+        (["hardware=one_gpu"], 6),
+        (["hardware=one_gpu", "reward.reward_model.enable_resource_pool=true", *ONE_REWARD_GPU], 9),
+        (["hardware=cpu_separate", "trainer.v1.trainer_mode=mars_separate_async"], 7),
+        (["hardware=cpu_separate"], 5),
+    ],
+)
+def test_the_doctor_says_where_ray_has_too_few_cpus(overrides, cpus, monkeypatch):
+    """verl would wait for ever. test_trainer_modes.py trains with exactly as many."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def notes(*more):
+        return [note for note in inspect_recipe("mars_grpo", [*overrides, *more], data=False).notes if "CPUs" in note]
+
+    (note,) = notes(f"ray_kwargs.ray_init.num_cpus={cpus - 1}")
+    assert f"verl's actors reserve {cpus} of Ray's CPUs, and Ray would have {cpus - 1} here" in note
+    assert notes(f"ray_kwargs.ray_init.num_cpus={cpus}") == []
+    monkeypatch.setattr("os.cpu_count", lambda: cpus - 1)
+    assert len(notes("ray_kwargs.ray_init.num_cpus=null")) == 1
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    assert notes("ray_kwargs.ray_init.num_cpus=null") == []
+
+
 def test_the_toy_needs_no_notes():
     assert inspect_recipe("mars_dapo", ["hardware=cpu", "dataset=toy"]).notes == []
 

@@ -83,6 +83,19 @@ def test_padding_rows_have_uids_and_keys_of_their_own():
     )
 
 
+def test_what_a_run_reserves_of_rays_cpus():
+    from transfer_queue.controller import TransferQueueController
+    from transfer_queue.storage.simple_storage import SimpleStorageUnit
+    from verl.single_controller.ray import ResourcePoolManager
+    from verl.workers.rollout.replica import RolloutReplica
+
+    ours = "reserved_cpus in verl_mars/doctor.py"
+    for actor in (TransferQueueController, SimpleStorageUnit):
+        expect(actor._default_options.get("num_cpus") == 1, f"the CPUs of TransferQueue's {actor}", ours)
+    expect(ResourcePoolManager.max_colocate_count == 3, "the CPUs of a bundle of a resource pool", ours)
+    expect("max_colocate_count=2" in inspect.getsource(RolloutReplica), "the CPUs of a rollout server of its own", ours)
+
+
 # ---------------------------------------------------------------- scoring a view
 
 

@@ -5,8 +5,13 @@ from anchor_world import PROMPTS, ROLLOUTS, assert_formula, assert_own_anchors, 
 
 pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
+# Ray's CPUs: what verl's actors reserve (`reserved_cpus` of the doctor) and not one more.
 MODES = {
-    "mars_colocate_async": ["data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_size=3"],
+    "mars_colocate_async": [
+        "data.train_batch_size=3",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=3",
+        "ray_kwargs.ray_init.num_cpus=5",
+    ],
     # two local updates of 3 prompts a step, then new weights for the rollout server
     "mars_separate_async": [
         "hardware=cpu_separate",
@@ -14,6 +19,7 @@ MODES = {
         "actor_rollout_ref.actor.ppo_mini_batch_size=3",
         "trainer.v1.separate_async.parameter_sync_step=2",
         "trainer.total_epochs=9",
+        "ray_kwargs.ray_init.num_cpus=7",
     ],
 }
 

@@ -40,6 +40,13 @@ def actor_id(actor: Any) -> str:
     return actor._actor_id.hex()
 
 
+def cpus_for_ray() -> int:
+    """How many CPUs Ray counts on this machine: a container's quota where it has one. Ray has no public name for it."""
+    from ray._private.utils import get_num_cpus
+
+    return int(get_num_cpus(override_docker_cpu_warning=True))
+
+
 def use_base_mode(config: Any, base_mode: str) -> None:
     """Tell verl's trainer that it runs in its own mode ``base_mode``.
 

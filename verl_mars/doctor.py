@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from verl_mars import _compat
+
 PACKAGES = (
     *("verl", "verl-mars", "torch", "transformers", "ray", "TransferQueue", "tensordict"),
     *("torchvision", "vllm", "flash-attn", "hydra-core"),
@@ -197,7 +199,7 @@ def _cpu_notes(config: Any) -> Iterator[str]:
     ray_init = config.ray_kwargs.get("ray_init") or {}
     if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):  # that cluster's CPUs, not this machine's
         return
-    wanted, found = reserved_cpus(config), ray_init.get("num_cpus") or os.cpu_count() or 0
+    wanted, found = reserved_cpus(config), ray_init.get("num_cpus") or _compat.cpus_for_ray()
     if found < wanted:
         yield (
             f"verl's actors reserve {wanted} of Ray's CPUs, and Ray would have {found} here: the run would wait for "

@@ -319,8 +319,11 @@ def test_the_doctor_says_where_ray_has_too_few_cpus(overrides, cpus, monkeypatch
     (note,) = notes(f"ray_kwargs.ray_init.num_cpus={cpus - 1}")
     assert f"verl's actors reserve {cpus} of Ray's CPUs, and Ray would have {cpus - 1} here" in note
     assert notes(f"ray_kwargs.ray_init.num_cpus={cpus}") == []
-    monkeypatch.setattr("os.cpu_count", lambda: cpus - 1)
-    assert len(notes("ray_kwargs.ray_init.num_cpus=null")) == 1
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: 64.0)  # a container's quota
+    assert notes("ray_kwargs.ray_init.num_cpus=null") == []
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: cpus - 1.0)
+    (note,) = notes("ray_kwargs.ray_init.num_cpus=null")
+    assert f"Ray would have {cpus - 1} here" in note
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     assert notes("ray_kwargs.ray_init.num_cpus=null") == []
 

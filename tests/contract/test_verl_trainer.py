@@ -93,6 +93,7 @@ def test_what_a_run_reserves_of_rays_cpus():
     for actor in (TransferQueueController, SimpleStorageUnit):
         expect(actor._default_options.get("num_cpus") == 1, f"the CPUs of TransferQueue's {actor}", ours)
     expect(ResourcePoolManager.max_colocate_count == 3, "the CPUs of a bundle of a resource pool", ours)
+    expect(_compat.cpus_for_ray() >= 1, "how Ray counts CPUs", "cpus_for_ray in verl_mars/_compat.py")
     expect("max_colocate_count=2" in inspect.getsource(RolloutReplica), "the CPUs of a rollout server of its own", ours)
 
 

@@ -326,14 +326,11 @@ def machine() -> dict[str, Any]:
     import datasets
     import PIL
     import pyarrow
+    import report
 
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
     return {
         "date": today(),
-        "processor": model,
+        "processor": report.processor(),
         "cores": os.cpu_count(),
         "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
         "load_before": load(),

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import report
+
 VOCABULARY = 151_936
 ROWS, MICRO_ROWS = 8, 4
 SIDE = 140  # pixels of a picture: 25 tokens
@@ -167,7 +169,7 @@ def main() -> None:
     for arm, figures in results.items():
         print(f"{arm:20s} {figures['megabytes']:8.0f} {figures['seconds']:9.3f}")
     print(f"exact / log_probs    {memory:8.2f} {seconds:9.2f}   (memory at most {MEMORY_BOUND})")
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "processor": processor()}
+    machine = {"python": platform.python_version(), "machine": platform.machine(), "processor": report.processor()}
     text = {
         "date": date.today().isoformat(),
         "environment": machine,
@@ -181,12 +183,6 @@ def main() -> None:
     (Path(__file__).parent / "results" / "exact_divergence.json").write_text(json.dumps(text, indent=1) + "\n")
     if memory > MEMORY_BOUND:
         sys.exit(f"peak memory is {memory:.2f} x that of verl's log-prob pass, more than {MEMORY_BOUND}")
-
-
-def processor() -> str:
-    """The name of the processor, as far as Linux tells it."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(": ")[2] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -41,11 +41,10 @@ def main() -> None:
         seconds(policy)
     pairs = [{name: seconds(policy) for name, policy in POLICIES.items()} for _ in range(runs)]
     result: dict[str, Any] = report.about("verl", "torch", "transformers") | {"pairs": runs}
-    for name in POLICIES:
-        values = [pair[name] for pair in pairs]
+    seen = {name: [pair[name] for pair in pairs] for name in POLICIES}
+    seen["added"] = [pair["with"] - pair["without"] for pair in pairs]
+    for name, values in seen.items():
         result[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    added = [pair["with"] - pair["without"] for pair in pairs]
-    result["added"] = {"median": statistics.median(added), "min": min(added), "max": max(added)}
     report.publish("import_time", result, table(result))
 
 

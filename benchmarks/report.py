@@ -23,7 +23,7 @@ def about(*packages: str) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": {
-            "processor": _processor(),
+            "processor": processor() + _clock(),
             "cores": os.cpu_count(),
             "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
         },
@@ -31,13 +31,21 @@ def about(*packages: str) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    """Its model and clock, as far as the system tells."""
+def processor() -> str:
+    """The name of the processor, as far as the system tells it."""
+    return _first_core().get("model name") or platform.processor() or platform.machine()
+
+
+def _clock() -> str:
+    """Its clock, to be added to its name; empty where the system does not tell it."""
+    megahertz = _first_core().get("cpu MHz")
+    return f", {float(megahertz) / 1000:.1f} GHz" if megahertz else ""
+
+
+def _first_core() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    name = found.get("model name") or platform.processor() or platform.machine()
-    return f"{name}, {float(found['cpu MHz']) / 1000:.1f} GHz" if "cpu MHz" in found else name
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -65,7 +73,7 @@ def exchange(page: str, name: str, table: str) -> str:
     before, opening, rest = page.partition(first)
     _, closing, after = rest.partition(last)
     if not (opening and closing):
-        raise ValueError(f"{PAGE} has no place for this table: {first} and {last} are needed")
+        raise ValueError(f"the page has no place for this table: {first} and {last} are needed")
     return f"{before}{first}\n{table}\n{last}{after}"
 
 

@@ -30,11 +30,7 @@ phases.
 """
 
 import argparse
-import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +39,10 @@ from typing import Any
 
 import report
 from step_time_arms import ARMS, arm_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+
+from verl_runs import run_main  # noqa: E402
 
 PROMPTS = 16
 PARTS = (1, 2, 6)
@@ -106,33 +106,19 @@ def train(k: int, rollouts: int, blocks: int, folder: Path) -> Steps:
     from verl_mars.toy.prepare import prepare
 
     file = write_data(k, blocks, folder)
-    metrics = folder / "metrics.jsonl"
-    command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", "--config-name=toy_mars_grpo"]
-    command += [f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"]
-    command += [f"actor_rollout_ref.model.path={prepare().model}", f"actor_rollout_ref.rollout.n={rollouts}"]
-    # Six pictures need more than the toy's 64 tokens.
-    command += ["data.max_prompt_length=84", "actor_rollout_ref.rollout.max_model_len=96"]
-    command += [f"data.train_batch_size={PROMPTS}", f"trainer.total_training_steps={blocks * len(ARMS)}"]
-    command += [
-        "trainer.val_before_train=false",
-        "trainer.test_freq=-1",
-        "trainer.save_freq=-1",
-        "trainer.logger=[file]",
+    overrides = [
+        *(f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"),
+        *(f"actor_rollout_ref.model.path={prepare().model}", f"actor_rollout_ref.rollout.n={rollouts}"),
+        # Six pictures need more than the toy's 64 tokens.
+        *("data.max_prompt_length=84", "actor_rollout_ref.rollout.max_model_len=96"),
+        *(f"data.train_batch_size={PROMPTS}", f"trainer.total_training_steps={blocks * len(ARMS)}"),
+        *("trainer.val_before_train=false", "trainer.test_freq=-1"),
     ]
-    environment = dict(os.environ, RAY_USAGE_STATS_ENABLED="0", VERL_USE_EXTERNAL_MODULES="step_time_plugin")
-    environment |= {"PYTHONPATH": str(Path(__file__).parent), "VERL_FILE_LOGGER_PATH": str(metrics)}
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            process.wait(TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if process.returncode:
-        raise SystemExit("verl failed:\n" + "\n".join((folder / "log.txt").read_text().splitlines()[-60:]))
-    return [json.loads(line)["data"] for line in metrics.read_text().splitlines()]
+    here, modules = Path(__file__).parent, ["step_time_plugin"]
+    run = run_main(folder, "toy_mars_grpo", overrides, modules, path=here, seconds=TIMEOUT_SECONDS)
+    if run.returncode:
+        raise SystemExit("verl failed:\n" + "\n".join(run.log.splitlines()[-60:]))
+    return [run.metrics[step] for step in sorted(run.metrics)]
 
 
 def figures(metrics: dict[str, float], k: int, rollouts: int) -> dict[str, float]:
@@ -186,7 +172,7 @@ def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> dict[str, An
     return result
 
 
-def tables(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """All figures in Markdown."""
     rows, verdicts = [], []
     for k, part in result["parts"].items():
@@ -238,7 +224,7 @@ def main() -> None:
         parts[str(k)] = summary(metrics, k, options.rollouts, options.discard)
         result = report.about("verl", "torch", "transformers", "ray", "TransferQueue")
         result["parts"] = dict(sorted(parts.items(), key=lambda part: int(part[0])))
-        report.publish("step_time", result, tables(result))
+        report.publish("step_time", result, table(result))
 
 
 if __name__ == "__main__":

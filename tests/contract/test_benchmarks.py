@@ -1,51 +1,38 @@
 """The tables of docs/benchmarks.md are those of the figures beside the benchmarks."""
 
 import importlib
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import report
+import step_time
+import step_time_arms
 
-ROOT = Path(__file__).parents[2]
-TABLES = {"step_time": "tables", "estimator": "table", "import_time": "table", "anchor_memory": "table"}
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """A function that imports a benchmark."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "benchmarks")):
-            del sys.modules[name]
+NAMES = ("step_time", "estimator", "import_time", "anchor_memory")
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_the_page_has_the_table_of_the_figures(benchmark, name):
-    report, page = benchmark("report"), (ROOT / "docs" / "benchmarks.md").read_text()
-    table = getattr(benchmark(name), TABLES[name])(report.read(name))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_has_the_table_of_the_figures(name):
+    page, table = report.PAGE.read_text(), importlib.import_module(name).table(report.read(name))
     assert report.exchange(page, name, table) == page, f"run `python benchmarks/{name}.py`"
 
 
-def test_what_the_step_time_must_hold(benchmark):
-    parts = benchmark("report").read("step_time")["parts"]
-    assert set(parts) == {str(k) for k in benchmark("step_time").PARTS}
+def test_what_the_step_time_must_hold():
+    parts = report.read("step_time")["parts"]
+    assert set(parts) == {str(k) for k in step_time.PARTS}
     assert all(verdict for part in parts.values() for verdict in part["holds"].values())
 
 
-def test_each_block_has_all_arms_and_six_blocks_every_order(benchmark):
-    arms = benchmark("step_time_arms")
-    steps = [arms.arm_of(step) for step in range(1, 19)]
+def test_each_block_has_all_arms_and_six_blocks_every_order():
+    steps = [step_time_arms.arm_of(step) for step in range(1, 19)]
     blocks = [tuple(steps[first : first + 3]) for first in range(0, 18, 3)]
     assert len(set(blocks)) == 6
-    assert all(set(block) == set(arms.ARMS) for block in blocks)
+    assert all(set(block) == set(step_time_arms.ARMS) for block in blocks)
 
 
 @pytest.mark.parametrize("k", [1, 2, 6])
-def test_rows_have_as_many_anchors_as_they_say(benchmark, k, tmp_path):
-    step_time = benchmark("step_time")
+def test_rows_have_as_many_anchors_as_they_say(k, tmp_path):
     rows = list(step_time.toy_rows(k, 2, tmp_path))
     assert len(rows) == 2 * 3 * step_time.PROMPTS
     batches = [rows[first : first + step_time.PROMPTS] for first in range(0, len(rows), step_time.PROMPTS)]
@@ -59,12 +46,11 @@ def test_rows_have_as_many_anchors_as_they_say(benchmark, k, tmp_path):
     assert len({row["extra_info"]["index"] for row in rows}) == len(rows)
 
 
-def test_a_verdict_says_no(benchmark):
+def test_a_verdict_says_no():
     """Where MARS takes longer than the bound, and longer than two phases."""
-    step_time, arms = benchmark("step_time"), benchmark("step_time_arms")
 
     def metrics(step, seconds):
-        arm = arms.arm_of(step)
+        arm = step_time_arms.arm_of(step)
         timers = {f"timing_s/{timer}": 1.0 for timer in ("submit", "gen", "old_log_prob", "adv", "update_actor")}
         anchors = {} if arm == "grpo" else {"mars/anchor_tokens": 288.0}
         return timers | anchors | {"timing_s/step": seconds[arm], "response_length/mean": 9.0}
@@ -77,7 +63,6 @@ def test_a_verdict_says_no(benchmark):
     assert holds(grpo=1.0, mars=1.32, two_phase=1.3) == {"token_bound": False, "two_phase": False}
 
 
-def test_steps_of_another_arm_are_refused(benchmark):
-    step_time = benchmark("step_time")
+def test_steps_of_another_arm_are_refused():
     with pytest.raises(AssertionError, match="step 1 is not of arm grpo"):
         step_time.summary([{"mars/anchor_tokens": 1.0}] * 6, 2, 8, 0)

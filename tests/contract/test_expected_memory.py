@@ -1,9 +1,8 @@
 """The shapes behind docs/recipes.md's table of memory are those of the published checkpoints."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
+import expected_memory as memory
 import pytest
 import torch
 
@@ -14,10 +13,6 @@ define_missing_ops()
 import transformers  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("expected_memory", ROOT / "benchmarks" / "expected_memory.py")
-memory = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = memory
-spec.loader.exec_module(memory)
 
 VISION_2_5 = {"intermediate_size": 3420, "num_heads": 16, "patch_size": 14, "fullatt_block_indexes": [7, 15, 23, 31]}
 VISION_3 = {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304}

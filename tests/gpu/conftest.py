@@ -1,13 +1,10 @@
 """Skips what needs CUDA where there is none, and brings the runs of verl of the integration tests."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-INTEGRATION = Path(__file__).parents[1] / "integration" / "conftest.py"
+import verl_runs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,8 +19,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def run_main():
     """``run_main(folder, config_name, overrides)`` of the integration tests."""
-    spec = importlib.util.spec_from_file_location("integration_runs", INTEGRATION)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.run_main
+    return verl_runs.run_main

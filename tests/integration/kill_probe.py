@@ -27,8 +27,7 @@ def _install(_v1):
                 "rollout_server": lambda: self._rollout_server_managers()[-1].server_handles[0],
                 "reward_worker": lambda: self.get_reward_handles()[0],
             }[kind]()
-            if "KILLED_FILE" in os.environ:
-                Path(os.environ["KILLED_FILE"]).touch()
+            Path(os.environ["KILLED_FILE"]).touch()
             os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         return number
 

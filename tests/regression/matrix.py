@@ -21,8 +21,11 @@ from packaging.specifiers import SpecifierSet
 from verl_mars.register import SUPPORTED_VERL
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import report  # noqa: E402
+
 GOOD = re.compile(r"\d+ passed(, \d+ skipped)?")
-MARKS = "<!-- versions -->", "<!-- /versions -->"
 Row = tuple[str, str, str]
 
 
@@ -94,8 +97,7 @@ def main() -> int:
     print(table(rows))
     if write:
         readme = ROOT / "README.md"
-        before, _, rest = readme.read_text().partition(MARKS[0])
-        readme.write_text(f"{before}{MARKS[0]}\n{table(rows)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+        readme.write_text(report.exchange(readme.read_text(), "versions", table(rows)))
     return int(any(not GOOD.fullmatch(result) for _, result, _ in rows))
 
 

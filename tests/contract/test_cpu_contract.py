@@ -1,10 +1,6 @@
 """Every point of verl that ``verl_mars.cpu`` hangs on. A failure names the change of verl and the file of ours."""
 
 import inspect
-import json
-import os
-import subprocess
-import sys
 from importlib.resources import files
 
 import pytest
@@ -19,6 +15,7 @@ from verl.utils import distributed, fsdp_utils
 from verl.workers.config import FSDPEngineConfig
 from verl.workers.rollout.base import BaseRollout, get_rollout_class
 from verl.workers.rollout.replica import TokenOutput, get_rollout_replica_class
+from verl_contract import expect, in_fresh_process
 
 import verl_mars.cpu
 from verl_mars.cpu import fixes
@@ -26,19 +23,6 @@ from verl_mars.cpu.callback import SelectCpu
 from verl_mars.cpu.platform import CpuDeviceModule, CpuPlatform
 
 FIXES = "verl_mars/cpu/fixes.py"
-
-
-def expect(condition, change, ours):
-    """Fail with a sentence: what changed in verl, and where verl-mars depends on it."""
-    assert condition, f"verl changed: {change}. Look at {ours}."
-
-
-def in_fresh_process(code, **env):
-    """What ``code`` prints as JSON, in a process that has imported nothing yet."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")} | env
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.strip().splitlines()[-1])
 
 
 # ---------------------------------------------------------------- what an import does

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import verl_mars
-
 PAGE = Path(__file__).parents[2] / "docs" / "faq.md"
 QUOTED = re.findall(r"^### `(.+)` \(([\w-]+)\)$", PAGE.read_text(), re.MULTILINE)
 HERE = {
-    "verl-mars": [Path(verl_mars.__file__).parent],
+    "verl-mars": ["verl_mars"],
     "verl": ["verl.trainer.ppo", "verl.single_controller.ray", "verl.utils.dataset"],
     "transformers": ["transformers.models.qwen2_5_vl", "transformers.models.qwen3_vl"],
     "hydra": ["hydra._internal"],
@@ -24,8 +22,8 @@ HERE = {
 
 @cache
 def source(who):
-    folders = [Path(where if isinstance(where, Path) else find_spec(where).origin) for where in HERE[who]]
-    files = [file for folder in folders for file in (folder if folder.is_dir() else folder.parent).rglob("*.py")]
+    folders = [Path(find_spec(package).origin).parent for package in HERE[who]]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
     return "\n".join(file.read_text() for file in files)
 
 

@@ -1,8 +1,6 @@
 """What verl-mars hangs on where verl loads plugins, estimators, data, rewards. A failure names the change of verl."""
 
 import inspect
-import json
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.utils.dataset.rl_dataset import RLHFDataset
-from verl_contract import expect, parameters
+from verl_contract import expect, in_fresh_process, parameters
 
 # ---------------------------------------------------------------- plugin loading
 
@@ -29,10 +27,7 @@ def registered_in_a_fresh_process(policy):
     )
     # Without the plugin torchvision cannot be imported beside a CPU torch: declare its operators first.
     code = "from verl_mars._compat import define_missing_torchvision_ops as f; f()\n" + code
-    env = dict(os.environ, VERL_USE_EXTERNAL_PLUGINS=policy)
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.strip().splitlines()[-1])
+    return in_fresh_process(code, VERL_USE_EXTERNAL_PLUGINS=policy)
 
 
 @pytest.mark.parametrize(("policy", "loaded"), [("auto", True), ("mars", True), ("MARS", True), ("none", False)])

@@ -72,7 +72,7 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
     from score_view import make_rows as trajectories_of
     from verl.utils import tensordict_utils
 
-        from verl_mars.trainer.divergence_worker import OWN_PLACES, PIXELS, PLACES
+    from verl_mars.trainer.divergence_worker import OWN_PLACES, PIXELS, PLACES
     from verl_mars.trainer.rescore import places, row_fields
     from verl_mars.views import Blind
 
@@ -88,8 +88,7 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
     tensordict_utils.assign_non_tensor(own, **{"temperature": 1.0, PIXELS: ""})
     view = tensordict_utils.list_of_dict_to_tensordict(
         [
-            row_fields(seen, with_pixels=False)
-            | {PLACES: places(seen), OWN_PLACES: places(row)}
+            row_fields(seen, with_pixels=False) | {PLACES: places(seen), OWN_PLACES: places(row)}
             for seen, row in zip(shown, rows, strict=True)
         ]
     )

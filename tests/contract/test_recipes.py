@@ -8,6 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from verl_mars.methods import METHODS
 from verl_mars.preflight.doctor import compose_recipe, inspect_recipe
 
 pytestmark = pytest.mark.recipes

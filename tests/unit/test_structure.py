@@ -15,7 +15,8 @@ FLOOR = {
     **dict.fromkeys(("toy", "trainer", "data_prep", "show_tokens"), 2),
     **dict.fromkeys(("rollout", "reward", "data", "cpu"), 1),
     **dict.fromkeys(("views", "algos", "settings"), 0),
-    "_compat": -1,
+    "config": -1,
+    **dict.fromkeys(("_compat", "errors"), -2),
 }
 SIDEWAYS = {
     ("trainer", "register"),  # which names are ours: constants, no import side effect in a process of verl's

@@ -24,7 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from verl_mars.config import Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,14 +103,12 @@ class Mono:
         return rendered
 
 
-class Noise(BaseModel):
+class Noise(Settings):
     """How images are perturbed, each by its own draws; 0 or False switches a part off.
 
     The defaults are the paper's (VOGUE, section 4: flips, rotations, colour jitter and Gaussian noise of sigma 0.4; the
     angles and the strength of the jitter are those of the authors' code).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     sigma: float = Field(default=0.4, ge=0, allow_inf_nan=False)
     """Standard deviation of Gaussian noise on pixels from 0 to 1, at the size at which the model sees the image."""

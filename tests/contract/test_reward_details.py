@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import verl  # noqa: F401  first: it loads the plugin
-from verl.trainer.ppo.v1 import PPOTrainer
+from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync
 
 from verl_mars import store
 from verl_mars.trainer.reward_details import RewardDetails, columns, reward_metrics
@@ -36,8 +36,8 @@ def make_trainer():
     return WithDetails.__new__(WithDetails)
 
 
-class WithDetails(RewardDetails):
-    __abstractmethods__ = frozenset()
+class WithDetails(RewardDetails, PPOTrainerSync):
+    pass
 
 
 @pytest.fixture

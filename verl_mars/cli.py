@@ -38,7 +38,7 @@ def doctor(
     ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
 ) -> None:
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
-    from verl_mars.doctor import inspect_plugin, inspect_ray_worker, inspect_recipe
+    from verl_mars.preflight.doctor import inspect_plugin, inspect_ray_worker, inspect_recipe
 
     warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
     os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")

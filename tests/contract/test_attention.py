@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydra_plugins.verl_mars_recipes import attention
-from verl_mars.doctor import compose_recipe
+from verl_mars.preflight.doctor import compose_recipe
 
 CHOSEN = "+actor_rollout_ref.model.override_config.attn_implementation=eager"
 

@@ -17,7 +17,7 @@ FLOORS = (
     ("preflight",),
     ("rollout",),
     ("methods", "liveness", "reward", "data", "cpu"),
-    ("rows", "store"),
+    ("rows", "store", "vision"),
     ("views", "algos"),
     ("config",),
     ("_compat", "errors"),

@@ -135,6 +135,10 @@ def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool =
     for check in (config_faults, checkpoint_faults):
         if not state.faults:
             state.faults += check(config)
+    if not state.faults:
+        from verl_mars.methods.table import method_of
+
+        state.notes += method_of(config.algorithm).cautions(config)
     state.notes += _machine_notes(config)
     for findings in (_model_findings(config), _data_findings(config, data and not state.faults)):
         state.faults += findings.faults

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,12 +28,12 @@ from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
 
 RECIPES: Mapping[str, str] = {
-    "mars": "toy_mars_grpo",
-    "grpo": "toy_grpo",
-    "pgpo": "toy_pgpo_grpo",
-    "vogue": "toy_vogue_grpo",
-    **{name: f"toy_{name}" for name in ("dapo", "mars_dapo", "pgpo_dapo", "vogue_dapo", "mars_pgpo_dapo")},
+    path.name.removeprefix("toy_").removesuffix(".yaml").removesuffix("_grpo"): path.name.removesuffix(".yaml")
+    for path in files("verl_mars.recipes").iterdir()
+    if path.name.startswith("toy_")
 }
+"""The recipe of each algorithm of the demo: every ``toy_*`` one; ``mars`` is short for ``mars_grpo``."""
+
 STALLED_SECONDS = 600.0
 """Training that reports no step for so long is ended: a step takes seconds, starting up well under two minutes."""
 

@@ -53,6 +53,7 @@ class RowReader:
             "tags": batch.tags,
             "anchors": self._anchors(batch),
             "reward_details": self._reward_details(batch),
+            "forward_type": forward_type(self.config.actor_rollout_ref.actor),
         }
         if self.method.fields:
             data = store.read(batch, self.method.fields)
@@ -116,6 +117,16 @@ class RowReader:
         if self.method.exact:
             return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
         return rescore(batch.keys, *common)
+
+
+def forward_type(actor: Any) -> torch.dtype:
+    """The type in which verl's actor computes log-probs: its engine's mixed precision, bfloat16 where that is unset."""
+    from verl.utils.torch_dtypes import PrecisionType
+
+    if actor.strategy in ("fsdp", "fsdp2"):
+        precision = actor.fsdp_config.get("mixed_precision") or {}
+        return PrecisionType.to_dtype(precision.get("param_dtype") or "bf16")
+    return PrecisionType.to_dtype((actor.get(actor.strategy) or {}).get("dtype") or "bfloat16")
 
 
 def trajectories_of(data: Any) -> list[Trajectory]:

@@ -11,13 +11,16 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "verl_mars"
 
 FLOOR = {
-    **dict.fromkeys(("cli", "register", "doctor"), 3),
-    **dict.fromkeys(("toy", "trainer", "data_prep", "show_tokens"), 2),
-    **dict.fromkeys(("rollout", "reward", "data", "cpu"), 1),
-    **dict.fromkeys(("views", "algos", "settings"), 0),
+    **dict.fromkeys(("cli", "register", "doctor"), 5),
+    **dict.fromkeys(("toy", "trainer", "data_prep", "show_tokens"), 4),
+    **dict.fromkeys(("rollout", "reward", "data", "cpu"), 3),
+    **dict.fromkeys(("tasks", "vision"), 2),
+    **dict.fromkeys(("views", "algos", "settings", "config"), 1),
+    "errors": 0,
     "_compat": -1,
 }
 SIDEWAYS = {
+    ("tasks", "vision"),
     ("trainer", "register"),  # which names are ours: constants, no import side effect in a process of verl's
     ("doctor", "register"),
     ("cli", "doctor"),

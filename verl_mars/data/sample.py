@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.paths import Root
-from verl_mars.data.schema import Task
-from verl_mars.data.truth import Truth
+from verl_mars.tasks.base import Truth
 
 ImageKind = Literal["auto", "depth", "intensity"]
 DepthUnit = Literal["mm", "m", "sunrgbd"]
@@ -73,7 +72,7 @@ class Sample:
     """One prompt-to-be with all its sources."""
 
     sample_id: str
-    task: Task
+    task: str
     question: str
     truth: "Boxes | Truth"
     sources: tuple[SourceSample, ...]

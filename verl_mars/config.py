@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
     """Mappings and sequences, OmegaConf's included, as dicts and lists."""
     if hasattr(value, "items"):
         return {key: plain(inner) for key, inner in value.items()}
-    if hasattr(value, "__iter__") and not isinstance(value, str | bytes):
+    if hasattr(value, "__iter__") and not isinstance(value, str | bytes | BaseModel):
         return [plain(inner) for inner in value]
     return value
 

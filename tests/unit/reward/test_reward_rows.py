@@ -173,7 +173,7 @@ def test_the_row_is_left_as_it_is():
         ({"overlong_buffer_cfg": {"enable": True, "len": 0}, "max_resp_len": 9}, "len must be above 0"),
         ({"overlong_buffer_cfg": {"enable": True, "len": 5}}, "max_resp_len is needed"),
         ({"overlong_buffer_cfg": {"enable": True, "len": 5}, "max_resp_len": 4}, "is below overlong_buffer_cfg.len"),
-        ({"overlong_buffer_cfg": {"length": 5}}, "overlong_buffer_cfg.length: unknown key"),
+        ({"overlong_buffer_cfg": {"length": 5}}, "overlong_buffer_cfg.length: unknown key; did you mean 'len'"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(section, says):

@@ -15,8 +15,9 @@ FLOOR = {
     **dict.fromkeys(("toy", "trainer", "data_prep", "show_tokens"), 4),
     **dict.fromkeys(("rollout", "reward", "data", "cpu"), 3),
     **dict.fromkeys(("tasks", "vision"), 2),
-    **dict.fromkeys(("views", "algos", "settings", "config"), 1),
-    "errors": 0,
+    **dict.fromkeys(("views", "algos", "settings"), 1),
+    "config": 0,
+    "errors": -1,
     "_compat": -1,
 }
 SIDEWAYS = {

@@ -151,7 +151,7 @@ def test_lengths_are_those_of_the_real_processors(both, tmp_path, stock, make_ro
         shown = images_of(dataset, row)
         grid = own.image_processor(shown)["image_grid_thw"][0]
         width, height = seen_size(size, model, *limits)
-        assert (int(grid[1]) * model.patch, int(grid[2]) * model.patch) == (height, width)
+        assert (int(grid[1]) * model.patch_size, int(grid[2]) * model.patch_size) == (height, width)
         assert visual_tokens(size, model, *limits) == int(grid.prod()) // model.merge_size**2 + 2
 
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "verl_mars"
 
 FLOOR = {
     **dict.fromkeys(("cli", "register", "doctor"), 3),
-    **dict.fromkeys(("toy", "trainer", "data_prep", "show_tokens"), 2),
+    **dict.fromkeys(("toy", "trainer", "data_prep", "reports"), 2),
     **dict.fromkeys(("rollout", "reward", "data", "cpu"), 1),
     **dict.fromkeys(("views", "algos", "settings"), 0),
     "config": -1,

@@ -34,7 +34,7 @@ def write_rows_page(files: Sequence[str], path: Path, rows: int = 24) -> Path:
     return write_page(path, "rows.html", title="Rows", rows=shown, total=total)
 
 
-def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, int, Mapping[str, Any]]]]:
+def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, int, dict[str, Any]]]]:
     """The number of all rows, and (file, position in it, row) at equal distances over all files.
 
     Raises:

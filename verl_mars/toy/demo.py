@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
@@ -38,7 +39,7 @@ _LAST_LINES = 40
 _POLL_SECONDS = 0.5
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError):
     """The training did not end as it should; the message has the last lines of its log."""
 
 
@@ -57,7 +58,7 @@ def demo(
     DemoError when the training fails.
     """
     if algorithm not in RECIPES:
-        raise ValueError(f"unknown algorithm {algorithm!r}; allowed: {sorted(RECIPES)}")
+        raise UsageError(f"unknown algorithm {algorithm!r}; allowed: {sorted(RECIPES)}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     console, folder = Console(), Path(out).resolve()

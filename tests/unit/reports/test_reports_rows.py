@@ -18,7 +18,14 @@ from verl_mars.reports.page import environment, picture, render, write_page
 from verl_mars.reports.rows import pick_rows, write_rows_page
 
 SOURCES = [{"name": name, "images": [k], "prompt": None, "ground_truth": None} for k, name in enumerate(("rgb", "ir"))]
-EXTRA = {"index": 0, "split": "train", "sample_id": "0", "task": "vqa", "sources": ["rgb", "ir"]}
+EXTRA = {
+    "image_sizes": [[400, 280]] * 2,
+    "index": 0,
+    "split": "train",
+    "sample_id": "0",
+    "task": "vqa",
+    "sources": ["rgb", "ir"],
+}
 
 
 @pytest.fixture

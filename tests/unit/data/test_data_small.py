@@ -15,6 +15,7 @@ from verl_mars.data.paths import Root
 from verl_mars.data.prompts import fused_prompt, mono_prompt
 from verl_mars.data.sample import ImageRef, Sample, SourceSample
 from verl_mars.data.voc import read_voc
+from verl_mars.errors import UsageError
 from verl_mars.tasks.vqa import VqaTruth
 from verl_mars.vision.resize import ImageLimits
 
@@ -71,7 +72,7 @@ def test_a_root_behind_a_link_is_a_root(tmp_path):
     (tmp_path / "real").mkdir()
     os.symlink(tmp_path / "real", tmp_path / "link")
     assert Root(tmp_path / "link").file("a.jpg") == str(tmp_path / "link" / "a.jpg")
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(UsageError, match="no folder"):
         Root(tmp_path / "nowhere")
 
 

@@ -34,10 +34,7 @@ HOOKS: Mapping[str, Hook] = {
         "prompt, sampling_params, trajectory, trace", ("rollout.worker.MarsAgentLoopWorker",)
     ),
     "PPOTrainer._build_replay_buffer": Hook("", ("trainer.trainer.ViewTrainer",)),
-    "PPOTrainer._compute_advantage": Hook(
-        "batch, metrics",
-        ("trainer.anchor_memory.RemembersAnchors", "trainer.token_dump.DumpsTokens", "trainer.trainer.ViewTrainer"),
-    ),
+    "PPOTrainer._compute_advantage": Hook("batch, metrics", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._compute_metrics": Hook(
         "batch, metrics, timing_raw, global_steps, epoch",
         ("trainer.reward_details.RewardDetails", "trainer.trainer.ViewTrainer"),

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from verl_mars.rows import Anchor, AnchorRows, Anchors, Key, counted_rows, last_outputs
+from verl_mars.data.rules import RESERVED_COLUMNS
+from verl_mars.rows import FIELDS, Anchor, AnchorRows, Anchors, Key, counted_rows, last_outputs
 
 
 def test_a_key_has_three_parts():
@@ -59,3 +60,7 @@ def test_an_anchor_carries_further_values_if_they_are_asked_for():
 def test_known_anchors_with_and_without_further_values():
     text = json.dumps([["rgb", 0.5, 3.0], ["ir", 1.0, 2.0, {"acc": 1.0}]])
     assert Anchors.known(text).of_session == (Anchor("rgb", 0.5, 3.0), Anchor("ir", 1.0, 2.0, values={"acc": 1.0}))
+
+
+def test_no_column_of_a_data_set_has_the_name_of_a_field():
+    assert set(FIELDS) <= RESERVED_COLUMNS

@@ -194,7 +194,7 @@ def base_faults(name: str, where: str) -> Iterator[str]:
     estimator = ADV_ESTIMATOR_REGISTRY.get(name)
     if estimator is None:
         usable = {other for other in ADV_ESTIMATOR_REGISTRY if other not in METHODS and not any(base_faults(other, ""))}
-        usable |= {other for other in METHODS if other in ADV_ESTIMATOR_REGISTRY and METHODS[other].one_value}
+        usable |= {other for other in METHODS if other in ADV_ESTIMATOR_REGISTRY and _gives_one_value(other)}
         known = ", ".join(repr(other) for other in sorted(map(str, usable)))
         yield f"{where} = {name!r}: no estimator of this name gives a response one advantage; known: {known}"
         return
@@ -203,6 +203,13 @@ def base_faults(name: str, where: str) -> Iterator[str]:
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds and p.name not in _GIVEN]
     if needed:
         yield f"{where} = {name!r}: that estimator needs {', '.join(needed)}, which a base does not get"
+
+
+def _gives_one_value(method: str) -> bool:
+    try:
+        return METHODS[method].one_value
+    except UserError:  # a method of somebody else that cannot be loaded
+        return False
 
 
 def base_advantages(name: str, inputs: Inputs, where: str) -> torch.Tensor:

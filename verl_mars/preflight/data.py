@@ -41,14 +41,14 @@ def length_faults(config: DictConfig, method: Method, processor: Any) -> list[st
         method: of the run; without further sessions nothing is checked.
         processor: the model's.
     """
-    from verl_mars.data.length import family_of
     from verl_mars.data.overlong import find_long_prompts
+    from verl_mars.vision.resize import limits_of
 
     if method.anchoring is None or not method.check_data or why_lengths_are_unknown(config, processor) is not None:
         return []
     report = find_long_prompts(
         training_files(config),
-        family_of(processor.image_processor),
+        limits_of(processor.image_processor.to_dict()),
         processor.tokenizer,
         config.data.max_prompt_length,
         mono=method.mono_prompt,

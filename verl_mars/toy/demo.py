@@ -6,16 +6,14 @@ The training is an ordinary run of verl in a process of its own, with a recipe o
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -26,14 +24,22 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
+from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
-RECIPES: Mapping[str, str] = {
-    path.name.removeprefix("toy_").removesuffix(".yaml").removesuffix("_grpo"): path.name.removesuffix(".yaml")
-    for path in files("verl_mars.recipes").iterdir()
-    if path.name.startswith("toy_")
-}
-"""The recipe of each algorithm of the demo: every ``toy_*`` one; ``mars`` is short for ``mars_grpo``."""
+_TOY = "toy_"
 
+
+def _algorithms() -> dict[str, str]:
+    """The toy recipes by the name of their algorithm, without ``_grpo``: ``mars`` for ``toy_mars_grpo``."""
+    recipes = sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files("verl_mars.recipes").iterdir()
+        if entry.name.startswith(_TOY) and entry.name.endswith(".yaml")
+    )
+    return {recipe.removeprefix(_TOY).removesuffix("_grpo"): recipe for recipe in recipes}
+
+
+RECIPES: Mapping[str, str] = _algorithms()
 STALLED_SECONDS = 600.0
 """Training that reports no step for so long is ended: a step takes seconds, starting up well under two minutes."""
 
@@ -71,7 +77,7 @@ def demo(
         paths = prepare(track, seed)
     from verl_mars.toy.evaluate import evaluate, latest_checkpoint, read_heldout
     from verl_mars.toy.pictures import draw_curve, draw_samples
-    from verl_mars.toy.report import Run, read_metrics, summarize, table, write_summary
+    from verl_mars.toy.report import Run, summarize, table, write_summary
 
     heldout = read_heldout(paths.heldout_file)
     with _timed(seconds, "evaluate"), console.status(f"evaluating the warm start on {len(heldout)} scenes"):
@@ -102,20 +108,9 @@ def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, 
     metrics_file, log_file = folder / "metrics.jsonl", folder / "train.log"
     metrics_file.unlink(missing_ok=True)
     command = training_command(paths, folder, steps, seed, algorithm)
-    environment = dict(os.environ, VERL_FILE_LOGGER_PATH=str(metrics_file), RAY_USAGE_STATS_ENABLED="0")
-    environment.setdefault("RAY_raylet_start_wait_time_s", "120")  # Ray's 30 are too few on a busy machine
-    with open(log_file, "w", encoding="utf-8") as log:
-        log.write(shlex.join(command) + "\n")
-        log.flush()
-        # A session of its own, so that it can be ended with everything that it started.
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        try:
-            with _terminated_as_exit():
-                stalled = _watch(process, metrics_file, steps, console)
-        finally:
-            _end(process)
+    log_file.write_text(shlex.join(command) + "\n", encoding="utf-8")
+    with started(command, Path.cwd(), log_file, environment(metrics_file)) as process, _terminated_as_exit():
+        stalled = _watch(process, metrics_file, steps, console)
     if stalled:
         raise DemoError(_failure(f"training reported no step for {STALLED_SECONDS:.0f} seconds", log_file))
     if process.returncode != 0:
@@ -144,8 +139,7 @@ def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algor
         "trainer.rollout_data_dir": folder / "rollouts",
         "hydra.run.dir": folder / "hydra",
     }
-    main = [sys.executable, "-m", "verl.trainer.main_ppo", f"--config-name={RECIPES[algorithm]}"]
-    return main + [f"{key}={_hydra(value)}" for key, value in overrides.items()]
+    return command_line(RECIPES[algorithm], [f"{key}={_hydra(value)}" for key, value in overrides.items()])
 
 
 def _hydra(value: Any) -> str:
@@ -158,8 +152,6 @@ def _hydra(value: Any) -> str:
 
 def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, console: Console) -> bool:
     """Show the steps as they are reported until the process ends. True when it stalled."""
-    from verl_mars.toy.report import read_metrics
-
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -192,19 +184,6 @@ def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, con
 def _numbers(step: Mapping[str, float]) -> str:
     parts = {"reward {:.2f}": "critic/score/mean", "information gain {:+.2f}": "mars/info_gain"}
     return ", ".join(text.format(step[name]) for text, name in parts.items() if name in step)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that is still in its process group; Ray's own processes end with their driver."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            pass  # it did not listen
-    with suppress(ProcessLookupError):  # nothing of the group is left
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _failure(what: str, log_file: Path) -> str:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 
 from verl_mars import store
+from verl_mars.methods.estimator import Handover
 from verl_mars.rows import KNOWN_ANCHORS, as_list
 from verl_mars.store import Batch
 from verl_mars.trainer.checkpoints import checkpoint_folder
@@ -103,21 +104,19 @@ class RemembersAnchors(ViewTrainer):
             store.add_texts(batch, KNOWN_ANCHORS, [self.anchor_memory.recall(name) for name in _identities(batch)])
         return super()._submit_batch_to_rollout(batch)
 
-    def _compute_advantage(self, batch: Batch, metrics: dict) -> Batch:
-        batch = super()._compute_advantage(batch, metrics)
-        anchors, counted = self.handover.values.anchors, self.handover.values.counted
-        if self.anchor_memory is not None and anchors is not None:
-            for row, name in enumerate(_identities(store.read(batch, _IDENTITY))):
-                if counted[row]:
-                    further = [
-                        {key: float(column[row, k]) for key, column in anchors.values.items()}
-                        for k in range(len(anchors.sources[row]))
-                    ]
-                    scores, versions = anchors.scores[row].tolist(), anchors.versions[row].tolist()
-                    self.anchor_memory.remember(
-                        name, anchors.sources[row], scores, versions, further if anchors.values else ()
-                    )
-        return batch
+    def on_advantages(self, batch: Batch, handover: Handover) -> None:
+        """Remember the batch's anchors."""
+        super().on_advantages(batch, handover)
+        anchors, counted = handover.values.anchors, handover.values.counted
+        if self.anchor_memory is None or anchors is None:
+            return
+        for row, name in enumerate(_identities(store.read(batch, _IDENTITY))):
+            if counted[row]:
+                sources = anchors.sources[row]
+                columns = {key: column[row].tolist() for key, column in anchors.values.items()}
+                values = [{key: column[k] for key, column in columns.items()} for k in range(len(sources))]
+                scores, versions = anchors.scores[row].tolist(), anchors.versions[row].tolist()
+                self.anchor_memory.remember(name, sources, scores, versions, values if columns else ())
 
     def _save_checkpoint(self) -> None:
         if self.anchor_memory is not None:

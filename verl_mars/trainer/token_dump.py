@@ -5,6 +5,7 @@ from typing import Any
 
 from verl_mars import store
 from verl_mars.methods.base import TokenValues
+from verl_mars.methods.estimator import Handover
 from verl_mars.rows import as_list, as_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.trainer import ViewTrainer
@@ -56,12 +57,12 @@ class DumpsTokens(ViewTrainer):
 
     _tokens: TokenDump | None = None
 
-    def _compute_advantage(self, batch: Batch, metrics: dict) -> Batch:
-        batch = super()._compute_advantage(batch, metrics)
-        if self.method.name and self.handover.result.tokens and self.config.trainer.get("rollout_data_dir"):
+    def on_advantages(self, batch: Batch, handover: Handover) -> None:
+        """Keep the token values for the dump, if there is one."""
+        super().on_advantages(batch, handover)
+        if handover.result.tokens and self.config.trainer.get("rollout_data_dir"):
             self._tokens = self._tokens or TokenDump(self.tokenizer)
-            self._tokens.add(batch, self.handover.result.tokens)
-        return batch
+            self._tokens.add(batch, handover.result.tokens)
 
     def _dump_generations(
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any

@@ -31,8 +31,6 @@ class ViewTrainer(PPOTrainer):
     """
 
     base_mode: ClassVar[str]
-    handover: Handover
-    """Of the last batch."""
 
     def __init__(self, config: DictConfig) -> None:
         raise_on_faults(config)
@@ -69,11 +67,15 @@ class ViewTrainer(PPOTrainer):
         values = reader.read(batch, self.global_steps)
         if self.method.rescores:
             metrics["timing_s/score_view"] = time.monotonic() - start
-        with hand_over(self.method, values) as self.handover:
+        with hand_over(self.method, values) as handover:
             batch = super()._compute_advantage(batch, metrics)
         if self.method.name:
-            metrics.update(self.handover.metrics())
+            metrics.update(handover.metrics())
+            self.on_advantages(batch, handover)
         return batch
+
+    def on_advantages(self, batch: Batch, handover: Handover) -> None:
+        """Called with each batch once its method has computed its advantages."""
 
     def _compute_metrics(
         self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], *args: Any, **kwargs: Any

@@ -20,7 +20,10 @@ OVERLAYS = {
     group: sorted(path.stem for path in (RECIPES_FOLDER / group).glob("*.yaml"))
     for group in ("model", "hardware", "dataset")
 }
-SIBLINGS = ("pgpo_grpo", "pgpo_dapo", "vogue_grpo", "vogue_dapo", "mars_pgpo_dapo")
+SIBLINGS = (
+    *("pgpo_grpo", "pgpo_dapo", "vogue_grpo", "vogue_dapo", "mars_pgpo_dapo"),
+    *("papo_grpo", "papo_dapo", "vppo_dapo"),
+)
 FULL = ("grpo", "dapo", "mars_grpo", "mars_dapo", *SIBLINGS)
 
 
@@ -89,6 +92,8 @@ NEW_KEYS = (
     "algorithm.mars.",
     "algorithm.pgpo.",
     "algorithm.vogue.",
+    "algorithm.papo.",
+    "algorithm.vppo.",
     "actor_rollout_ref.rollout.limit_images",  # known to verl's dataclass, not in its YAML
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.",  # likewise
     "actor_rollout_ref.ref.fsdp_config.mixed_precision.",
@@ -116,7 +121,9 @@ def test_no_recipe_sets_a_key_that_verl_does_not_have(path, verls_keys):
 def test_ours_and_verls_own_differ_in_the_algorithm_alone(ours, verls):
     one, other = composed(ours), composed(verls)
     differ = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
-    assert {key for key in differ if not key.startswith("algorithm.mars.")} == {
+    # The modes of ours bring the replay buffer that the other arm names, so that rows have one order in both.
+    same_order = {f"trainer.v1.sampler.custom_sampler.{key}" for key in ("path", "name")}
+    assert {key for key in differ - same_order if not key.startswith("algorithm.mars.")} == {
         "algorithm.adv_estimator",
         "trainer.v1.trainer_mode",
         "trainer.experiment_name",
@@ -131,7 +138,7 @@ AUTHORS = {
     "actor_rollout_ref.actor.grad_clip": 1.0,
     "actor_rollout_ref.actor.loss_agg_mode": "token-mean",
     "actor_rollout_ref.rollout.temperature": 1.0,
-    "actor_rollout_ref.rollout.top_p": 0.9,
+    "actor_rollout_ref.rollout.top_p": 1.0,
     "algorithm.use_kl_in_reward": False,
     "trainer.total_epochs": 2,
     "trainer.n_gpus_per_node": 8,
@@ -168,7 +175,30 @@ def test_the_authors_settings_are_the_defaults(recipe, settings):
     assert {key: config[key] for key in settings} == settings
 
 
-PGPO = {
+@pytest.mark.parametrize("recipe", ["grpo", "mars_grpo", "dapo", "mars_dapo"])
+def test_the_authors_sampling_is_one_word_in_either_arm(recipe):
+    one, other = composed(recipe), composed(recipe, "+paper=authors")
+    differ = {key: other[key] for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    assert differ == {"actor_rollout_ref.rollout.top_p": 0.9}
+
+
+def test_both_arms_have_one_order_of_rows():
+    for recipe in ("grpo", "toy_grpo"):
+        sampler = compose_recipe(recipe).trainer.v1.sampler
+        assert sampler.custom_sampler.name == "OrderedReplayBuffer"
+    seeds = {compose_recipe(name, ["data.seed=5"]).trainer.v1.sampler.sampler_kwargs.order_seed for name in FULL}
+    assert seeds == {5}
+
+
+EASY_R1 = {
+    "actor_rollout_ref.actor.optim.lr": 1e-6,
+    "actor_rollout_ref.actor.optim.weight_decay": 0.01,
+    "actor_rollout_ref.actor.optim.lr_warmup_steps": -1,
+    "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio": 0.0,
+    "actor_rollout_ref.actor.clip_ratio_c": 3.0,
+}
+"""What the other papers' framework sets, and not the warm-up, decay and dual clip of the MARS authors."""
+PGPO = EASY_R1 | {
     "data.train_batch_size": 384,
     "data.max_response_length": 2048,
     "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
@@ -181,7 +211,7 @@ PGPO = {
     "algorithm.pgpo.tau": 0.4,
     "algorithm.pgpo.beta": 2.0,
 }
-VOGUE = {
+VOGUE = EASY_R1 | {
     "data.train_batch_size": 256,
     "data.max_response_length": 2048,
     "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
@@ -198,6 +228,44 @@ VOGUE = {
     "algorithm.vogue.output_alpha": 0.4,
     "algorithm.vogue.output_beta": 2.0,
 }
+PAPO = EASY_R1 | {
+    "data.train_batch_size": 384,
+    "data.max_response_length": 2048,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
+    "actor_rollout_ref.rollout.n": 5,
+    "actor_rollout_ref.rollout.top_p": 0.99,
+    "reward.reward_kwargs.accuracy_weight": 0.9,
+    "reward.reward_kwargs.format_weight": 0.1,
+    "algorithm.papo.mask_ratio": 0.6,
+}
+PAPO_GRPO = PAPO | {
+    "actor_rollout_ref.actor.use_kl_loss": True,
+    "actor_rollout_ref.actor.kl_loss_coef": 0.01,
+    "actor_rollout_ref.actor.clip_ratio_high": 0.3,
+    "algorithm.papo.gamma": 0.02,
+    "algorithm.papo.eta": 0.0,
+}
+PAPO_DAPO = PAPO | {
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "algorithm.papo.gamma": 0.01,
+    "algorithm.papo.eta": 0.03,
+    "algorithm.filter_groups.metric": "acc",
+}
+VPPO = EASY_R1 | {
+    "data.train_batch_size": 384,
+    "data.max_response_length": 2048,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "actor_rollout_ref.rollout.n": 8,
+    "actor_rollout_ref.rollout.top_p": 0.99,
+    "reward.reward_kwargs.accuracy_weight": 1.0,
+    "reward.reward_kwargs.format_weight": 0.0,
+    "algorithm.vppo.mask_ratio": 0.5,
+    "algorithm.vppo.token_share": 0.4,
+    "algorithm.vppo.scale_min": 0.9,
+    "algorithm.vppo.eta": 0.06,
+    "algorithm.filter_groups.metric": "acc",
+}
 CLIP_HIGHER = {
     "actor_rollout_ref.actor.clip_ratio_low": 0.2,
     "actor_rollout_ref.actor.clip_ratio_high": 0.28,
@@ -213,6 +281,9 @@ CLIP_HIGHER = {
         ("pgpo_dapo", PGPO | CLIP_HIGHER),
         ("vogue_grpo", VOGUE),
         ("vogue_dapo", VOGUE | CLIP_HIGHER),
+        ("papo_grpo", PAPO_GRPO),
+        ("papo_dapo", PAPO_DAPO | CLIP_HIGHER),
+        ("vppo_dapo", VPPO | CLIP_HIGHER),
         ("mars_pgpo_dapo", AUTHORS_DAPO | {"algorithm.pgpo.base": "mars"}),
     ],
 )
@@ -221,11 +292,20 @@ def test_the_papers_settings_are_the_defaults(recipe, settings):
     assert {key: config[key] for key in settings} == settings
 
 
-@pytest.mark.parametrize("name", ["pgpo", "vogue"])
-def test_a_recipe_shows_the_defaults_of_its_settings(name):
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [(name, f"toy_{name}_grpo") for name in ("mars", "pgpo", "vogue", "papo")] + [("vppo", "toy_vppo_dapo")],
+)
+def test_a_recipe_shows_the_defaults_of_its_settings(name, recipe):
     """Or a reader of the recipe would be told something else than one of the documentation."""
-    shown = OmegaConf.to_container(compose_recipe(f"toy_{name}_grpo").algorithm[name])
+    shown = OmegaConf.to_container(compose_recipe(recipe).algorithm[name], resolve=False)
+    shown = {key: value for key, value in shown.items() if not str(value).startswith("${")}
     assert METHODS[name]({name: shown}).settings == METHODS[name]().settings
+
+
+def test_the_weight_of_accuracy_is_that_of_the_reward():
+    assert compose_recipe("toy_mars_grpo").algorithm.mars.accuracy_weight == 0.9
+    assert compose_recipe("mars_grpo").algorithm.mars.accuracy_weight is None
 
 
 def test_a_row_of_6_views_and_an_answer_fit_into_the_engine_and_into_a_micro_batch():

@@ -262,6 +262,13 @@ def test_the_page_of_tasks_has_every_task():
         assert task.example in section and all(f"`{key}`" in section for key in task.keys)
 
 
+def test_the_picture_of_a_step_is_what_its_script_draws():
+    drawn = load("docs/_site/step_figure.py").draw()
+    assert (ROOT / "docs/images/step.svg").read_text() == drawn, (
+        "python docs/_site/step_figure.py > docs/images/step.svg"
+    )
+
+
 def test_support_is_claimed_by_tests_that_exist():
     rows = [row for part in yaml.safe_load((ROOT / "docs/_site/support.yaml").read_text()) for row in part["rows"]]
     assert {row["status"] for row in rows} == {"tested", "composed", "refused", "untested"}

@@ -1,7 +1,7 @@
 """Batched sampling from a transformers model: a left-padded loop with a key-value cache. Knows nothing of Ray or verl.
 
-What makes it fit for reinforcement learning is that a row does not depend on its company. The tokens and log-probs of a
-request are the same, bit for bit, whatever other requests share its batch:
+Results are batch-invariant: the tokens and log-probs of a request are the same, bit for bit, whatever other requests
+share its batch. Reinforcement learning depends on it. Three things make it so:
 
 * its random numbers come from its own seed, one for each position of the sequence, so that a request that is cut short
   and continued draws what it would have drawn;
@@ -107,6 +107,11 @@ class Response:
     @property
     def finished(self) -> bool:
         return self.stop_reason != "aborted"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last token is an end token."""
+        return self.stop_reason == "stop"
 
 
 def uniform_numbers(seed: int, start: int, count: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The demo's pictures: `curve.png`, how training went, and `samples.png`, what the model answered before and after."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from verl_mars.reward import compute_score
 from verl_mars.toy.evaluate import FUSED, Evaluation
 from verl_mars.toy.runs import Metrics
-from verl_mars.toy.scoring import parse_answer
-from verl_mars.toy.world import COMPLEMENTARY, CONFLICTING, DOMINANT, REDUNDANT
+from verl_mars.toy.world import COMPLEMENTARY, CONFLICTING, DOMINANT, REDUNDANT, parse_answer
 
 _HALO = withStroke(linewidth=3.5, foreground="white")
 INK, GREY, PALE, PAPER = "#1b1f2a", "#7d8390", "#e4e7ec", "#ffffff"

@@ -12,8 +12,6 @@ Track `default` stops there. Track `interference` goes on with the teacher alway
 below the right source alone on conflicting scenes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,8 +36,7 @@ from verl_mars.toy.model import (
     build_tokenizer,
     tokenize_prompt,
 )
-from verl_mars.toy.scoring import parse_answer
-from verl_mars.toy.world import Scenes
+from verl_mars.toy.world import Scenes, parse_answer
 
 MAX_RESPONSE = 12  # tokens; the longest right answer has 9
 
@@ -197,12 +194,8 @@ class Course:
         distinct = {scenes.question(row): row for row in rows}
         number = {question: i for i, question in enumerate(distinct)}
         self._which = torch.tensor([number[scenes.question(row)] for row in rows])
-        self._prompts = batch_prompts(
-            [tokenize_prompt(tokenizer, scenes.messages(row)) for row in distinct.values()],
-            model.config.image_token_id,
-            tokenizer.pad_token_id,
-            MAX_RESPONSE,
-        )
+        self._ids = [tokenize_prompt(tokenizer, scenes.messages(row)) for row in distinct.values()]
+        self._prompts = batch_prompts(self._ids, model.config.image_token_id, tokenizer.pad_token_id, MAX_RESPONSE)
         self.visual = visual_tokens(model, scenes.images)
         misled = [world.QUADRANTS[cell] for cell in scenes.decoy]
         right = [_response(scenes.thought(row), scenes.answer(row)) for row in rows]
@@ -219,7 +212,11 @@ class Course:
     def prompts(self, rows: NDArray[np.int64] | Tensor) -> Prompts:
         which = self._which[torch.as_tensor(rows)]
         shared = self._prompts
-        return Prompts(shared.ids[which], shared.positions[:, which], shared.seen[which], shared.image_at[which])
+        return Prompts(shared.ids[which], shared.positions[:, which], shared.mask[which], shared.image_at[which])
+
+    def prompt_ids(self) -> list[list[int]]:
+        """Token ids of every scene's prompt."""
+        return [self._ids[which] for which in self._which.tolist()]
 
 
 def _response(thought: str, answer: str) -> str:
@@ -323,8 +320,8 @@ def _schedule(optimizers: list[torch.optim.Optimizer], steps: int, warmup: int) 
 def _fused_accuracy(model: Qwen2_5_VLForConditionalGeneration, course: Course) -> dict[str, float]:
     """Greedy accuracy of the fused view: overall under `all`, and of each regime."""
     scenes, tokenizer = course.scenes, build_tokenizer()
-    sampled = sample(model, course.prompts(np.arange(len(scenes))), course.visual)
-    texts = tokenizer.batch_decode(sampled.texts_ids())
-    right = np.array([parse_answer(text) == scenes.answer(row) for row, text in enumerate(texts)])
+    responses = sample(model, course.prompt_ids(), course.visual, MAX_RESPONSE)
+    texts = tokenizer.batch_decode([response.token_ids for response in responses])
+    right = np.array([parse_answer(text.removesuffix(END)) == scenes.answer(row) for row, text in enumerate(texts)])
     by_regime = {name: float(right[scenes.regime == number].mean()) for number, name in enumerate(world.REGIMES)}
     return {"all": float(right.mean()), **by_regime}

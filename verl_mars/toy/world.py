@@ -15,9 +15,8 @@ larger size, that suggests which object it is; the cue can lie. Which source is 
 Same seed, same bytes; the first `n` scenes of a seed do not depend on how many are asked for.
 """
 
-from __future__ import annotations
-
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -72,7 +71,7 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.regime)
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Scenes:
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Scenes":
         return Scenes(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def regime_name(self, row: int) -> str:
@@ -109,6 +108,15 @@ class Scenes:
         if self.regime_name(row) == COMPLEMENTARY:
             return COLORS[self.color[row, self.target[row]]]
         return self.thought(row)
+
+
+_RESPONSE = re.compile(r"<think>[^<]+</think><answer>([^<]+)</answer>")
+
+
+def parse_answer(response: str) -> str | None:
+    """The answer in a response of exactly ``<think>..</think><answer>..</answer>``; None of any other."""
+    match = _RESPONSE.fullmatch(response)
+    return match[1].strip() if match else None
 
 
 def make_scenes(count: int, seed: int | Sequence[int], mix: Mapping[str, float] = UNIFORM) -> Scenes:

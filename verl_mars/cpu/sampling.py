@@ -19,11 +19,14 @@ and renormalised distribution instead.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 ROW_MULTIPLE = 16
 """Rows of a matrix product below this number are summed up in another order by the CPU's BLAS (measured with MKL)."""
@@ -143,7 +146,7 @@ class RowParams:
     forbidden: Tensor  # (V,) bool
 
     @classmethod
-    def of(cls, params: Sequence[SamplingParams], forbidden: Tensor) -> "RowParams":
+    def from_params(cls, params: Sequence[SamplingParams], forbidden: Tensor) -> "RowParams":
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(p, name) for p in params], dtype=dtype, device=forbidden.device)
 
@@ -205,7 +208,7 @@ class _Rows:
     """The state of B rows, of which the first belong to requests and the others repeat one of them as filling."""
 
     requests: list[int]
-    cache: Any
+    cache: "DynamicCache"
     mask: Tensor  # (B, columns so far)
     tokens: Tensor  # (B,) to be read next
     positions: Tensor  # (3 or 1, B) of those
@@ -301,7 +304,7 @@ class BatchSampler:
             and len(prompts) * request.width <= self.max_prompt_tokens
         )
 
-    def _read_prompts(self, prompts: Sequence[Prompt], width: int) -> tuple[Any, Tensor]:
+    def _read_prompts(self, prompts: Sequence[Prompt], width: int) -> tuple["DynamicCache", Tensor]:
         """The key-value cache of all prompts but their last tokens, and its mask (P, width)."""
         from transformers import DynamicCache
 
@@ -323,7 +326,7 @@ class BatchSampler:
         self._forward(ids, mask.to(self.device), positions, cache, **images)
         return cache, mask
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **images: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: "DynamicCache", **images: Tensor) -> Tensor:
         """Logits (B, V) of the last column."""
         positions = positions.to(self.device)
         output = self.model(
@@ -383,7 +386,7 @@ class BatchSampler:
             prompt_mask[source].to(self.device),
             torch.tensor([r.prompt.token_ids[-1] for r in filled], device=self.device),
             torch.stack([r.prompt.positions[:, -1] for r in filled], dim=1).to(self.device),
-            RowParams.of([r.params for r in filled], self.forbidden.to(self.device)),
+            RowParams.from_params([r.params for r in filled], self.forbidden.to(self.device)),
             torch.from_numpy(uniform).to(self.device),
             None if seen is None else seen.to(self.device),
         )

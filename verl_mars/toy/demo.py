@@ -138,7 +138,7 @@ def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algor
     return command_line(RECIPES[algorithm], [f"{key}={_hydra(value)}" for key, value in overrides.items()])
 
 
-def _hydra(value: Any) -> str:
+def _hydra(value: object) -> str:
     """A value in Hydra's override grammar. Paths are quoted because they may have spaces and equal signs."""
     if isinstance(value, Path):
         escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerFast
 
 from verl_mars.toy.forward import sample
 from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, no_progress_bars, tokenize_prompt
@@ -27,6 +27,7 @@ from verl_mars.toy.world import REGIMES, SIZE, SOURCES, parse_answer
 from verl_mars.views import Fused, Mono, sources_of_row
 
 FUSED = "fused"
+Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class HeldOut:
     answers: tuple[str, ...]
     sources: tuple[tuple[str, ...], ...]
     images: tuple[tuple[Path, ...], ...]
-    views: Mapping[str, tuple[tuple[int, list[dict[str, Any]]], ...]]
+    views: Mapping[str, tuple[tuple[int, Messages], ...]]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,7 +65,7 @@ def read_heldout(file: Path, limit: int | None = None) -> HeldOut:
     rows = pq.read_table(file).slice(0, limit).to_pylist()
     if not rows:
         raise ValueError(f"{file}: no rows to evaluate")
-    views: dict[str, list[tuple[int, list[dict[str, Any]]]]] = {FUSED: []}
+    views: dict[str, list[tuple[int, Messages]]] = {FUSED: []}
     for number, row in enumerate(rows):
         if not row["extra_info"].get("regime"):
             raise ValueError(f"{file}, row {number}: extra_info.regime is missing; this is not a file of the toy world")
@@ -84,7 +85,7 @@ def read_heldout(file: Path, limit: int | None = None) -> HeldOut:
     )
 
 
-def _messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _messages(row: Mapping[str, Any]) -> Messages:
     """A row's prompt with its ``<image>`` tags as image parts, as verl's RLHFDataset makes it."""
     images = iter(row["images"])
     return [
@@ -213,8 +214,8 @@ def _seed(*numbers: int) -> int:
 
 def _answer(
     model: Qwen2_5_VLForConditionalGeneration,
-    tokenizer: Any,
-    conversations: Sequence[list[dict[str, Any]]],
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Sequence[Messages],
     visual: Tensor,
     place: Mapping[str, int],
     temperature: float,
@@ -234,7 +235,7 @@ def _answer(
     return list(zip(tokenizer.batch_decode(ids), [response.ended for response in responses], strict=True))
 
 
-def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
     """Model and tokenizer of a model folder, in fp32."""
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no model there (config.json is missing)")

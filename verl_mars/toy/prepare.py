@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from verl_mars.errors import UsageError
 from verl_mars.toy import world
@@ -87,7 +86,7 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
     return ToyPaths.under(home)
 
 
-def _build(home: Path, track: str, seed: int, config: dict[str, Any], progress: bool) -> None:
+def _build(home: Path, track: str, seed: int, config: dict[str, object], progress: bool) -> None:
     from verl_mars.toy import model as toy_model
     from verl_mars.toy.rows import write_split
     from verl_mars.toy.warmstart import TRACKS, warm_start

@@ -5,6 +5,10 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -18,9 +22,9 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 IDS = {"ids": lambda value: value.name if isinstance(value, Path) else None}
 
 
-def load(name):
-    """A module of docs/_site, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "_site" / f"{name}.py")
+def load(path):
+    """A module that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -235,18 +239,35 @@ def test_every_page_is_in_the_navigation_once():
     """mkdocs is strict about this as well, but takes half a minute and an environment."""
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    generated = {f"reference/{page}" for page, _ in load("generate").pages()}
+    generated = {f"reference/{page}" for page, _ in load("docs/_site/generate.py").pages()}
     root_pages = dict(re.findall(r'"(\w+\.md)": "(project/[\w-]+\.md)"', (ROOT / "docs/_site/hooks.py").read_text()))
     assert root_pages and all((ROOT / name).exists() for name in root_pages)
     assert sorted(navigation(config["nav"])) == sorted(written | generated | set(root_pages.values()))
 
 
 def test_the_command_line_page_has_every_command_and_option():
-    text = dict(load("generate").pages())["cli.md"]
+    text = dict(load("docs/_site/generate.py").pages())["cli.md"]
     for words, (options, is_group) in cli_commands().items():
         if not is_group:
             section = text.split(f"## {' '.join(words)}\n")[1].split("\n## ")[0]
             assert all(f"`{flag}`" in section for flag in options - {"--help"}), words
+
+
+def test_the_page_of_tasks_has_every_task():
+    from verl_mars.tasks import TASKS
+
+    text = dict(load("docs/_site/generate.py").pages())["tasks.md"]
+    for name, task in TASKS.items():
+        section = text.split(f"## {name}\n")[1].split("\n## ")[0]
+        assert task.example in section and all(f"`{key}`" in section for key in task.keys)
+
+
+def test_support_is_claimed_by_tests_that_exist():
+    rows = [row for part in yaml.safe_load((ROOT / "docs/_site/support.yaml").read_text()) for row in part["rows"]]
+    assert {row["status"] for row in rows} == {"tested", "composed", "refused", "untested"}
+    for row in rows:
+        assert "by" in row or row["status"] == "untested", row
+        assert (ROOT / row.get("by", ".")).exists(), row
 
 
 # ---------------------------------------------------------------- citation and release
@@ -291,3 +312,72 @@ def test_required_verl_is_the_supported_one():
     assert {"UPSTREAM", "MODE", "PIP_INSTALL", "NOTES", "REFRESH"} <= fields.keys()
     assert fields["PIP_INSTALL"] == f'pip install "verl{SUPPORTED_VERL}"'
     assert fields["TAG"].removeprefix("v") == SUPPORTED_VERL.split(",")[0].removeprefix(">=")
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_constraints_satisfy_what_the_package_requires(name):
+    from packaging.requirements import Requirement
+
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 brings it")
+    lines = (ROOT / "constraints" / f"{name}.txt").read_text().splitlines()
+    pins = dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {"cpu": "cpu", "gpu": "vllm"}[name]
+    for text in [*project["dependencies"], *project["optional-dependencies"][extra]]:
+        requirement = Requirement(text)
+        pin = pins[requirement.name.lower().replace("_", "-")]
+        assert requirement.specifier.contains(pin), f"{text}, but constraints/{name}.txt has {pin}"
+
+
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+
+
+def copied(dockerfile):
+    """What a Dockerfile copies from the repository."""
+    for arguments in re.findall(r"^COPY (.+)$", dockerfile.read_text(), re.MULTILINE):
+        *sources, target = arguments.split()
+        yield from sources
+        assert target in ("./", *sources), "the checkout is copied as it is"
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, **IDS)
+def test_images_are_built_from_what_is_sent_to_docker(dockerfile):
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    assert set(copied(dockerfile)) == {line.removeprefix("!") for line in ignore if line.startswith("!")}
+
+
+@pytest.mark.slow
+def test_a_wheel_built_from_what_images_copy_holds_what_it_should(tmp_path):
+    """The files that a Dockerfile copies are enough to build the wheel, and the wheel has no file too many."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in copied(DOCKERFILES[0]):
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(path, source / name)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        source,
+    ]
+    subprocess.run(command, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    contents = load(".ci/wheel_contents.py")
+    assert contents.faults(names) == []
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "verl_mars").rglob("*.py")}
+    assert modules <= set(names)
+    assert len([name for name in names if name.endswith(".yaml")]) == len([*(ROOT / "recipes").rglob("*.yaml")])
+    for added in ("tests/unit/test_x.py", "zz.pth", "verl_mars/.venv/x.py", "verl_mars/cpu/vllm_environment.py"):
+        assert contents.faults([*names, added]), f"{added} would not be noticed"
+    assert contents.faults([name for name in names if name != "verl_mars/py.typed"])

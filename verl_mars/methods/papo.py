@@ -3,14 +3,14 @@
 The mathematics is in :mod:`verl_mars.algos.papo`.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
 
+from verl_mars.algos.divergence import sampled_dependency
 from verl_mars.algos.papo import perception_advantage
-from verl_mars.algos.pgpo import sampled_dependency
 from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
 from verl_mars.methods.reshaping import MASKED_FIELDS, Reshaping, ReshapingSettings, masked_views
 from verl_mars.views import RescoreView
@@ -18,9 +18,6 @@ from verl_mars.views import RescoreView
 
 class PapoSettings(ReshapingSettings):
     """Settings under ``algorithm.papo``. Defaults are the paper's for GRPO on a 3B model."""
-
-    divergence: Literal["sampled"] = "sampled"
-    """The perception term is one of the sampled token; there is no other."""
 
     mask_ratio: float = Field(default=0.6, ge=0, le=1)
     """Probability that a 14-pixel patch of an image is black in the masked view."""
@@ -42,6 +39,14 @@ class Papo(Reshaping):
     name = "papo"
     Settings = PapoSettings
     view_fields = MASKED_FIELDS
+
+    def faults(self, config: Any) -> Iterator[str]:
+        yield from super().faults(config)
+        if self.exact:
+            yield (
+                "algorithm.papo.divergence = 'exact': the perception term is one of the sampled token, and a "
+                "divergence over the vocabulary has no place in it; leave it at sampled"
+            )
 
     def views(self, rows: RowsToView, context: ViewContext) -> Sequence[RescoreView | None]:
         """Every response with patches of its images black."""

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, sampled_dependency, weigh_tokens
+from verl_mars.algos.divergence import sampled_dependency
+from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, weigh_tokens
 from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
 from verl_mars.methods.reshaping import Reshaping, ReshapingSettings, blind_view
 from verl_mars.views import RescoreView

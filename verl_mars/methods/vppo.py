@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from verl_mars.algos.pgpo import sampled_dependency
+from verl_mars.algos.divergence import sampled_dependency
 from verl_mars.algos.vppo import pivotal_tokens, response_scale
 from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
 from verl_mars.methods.reshaping import MASKED_FIELDS, Reshaping, ReshapingSettings, masked_views

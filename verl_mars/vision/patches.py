@@ -31,7 +31,7 @@ class PatchLayout:
         Raises:
             ValueError: its image processor does not lay pixels out so.
         """
-        images = getattr(processor, "image_processor", None)
+        images: Any = getattr(processor, "image_processor", None)
         patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
         if not isinstance(patch, int) or not isinstance(merge, int):
             raise ValueError(

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from verl_mars.algos.divergence import sampled_dependency
 from verl_mars.algos.mars import mono_anchored_advantage
 from verl_mars.algos.papo import perception_advantage
-from verl_mars.algos.pgpo import sampled_dependency
 from verl_mars.algos.vppo import pivotal_tokens, response_scale
 from verl_mars.methods import METHODS, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import estimator, hand_over
@@ -132,7 +132,6 @@ def test_defaults_are_the_papers():
     [
         ("papo", {"mask_ratio": 1.5}, "algorithm.papo.mask_ratio = 1.5"),
         ("papo", {"gamma": -1.0}, "algorithm.papo.gamma = -1.0"),
-        ("papo", {"divergence": "exact"}, "algorithm.papo.divergence = 'exact'"),
         ("vppo", {"token_share": 0.0}, "algorithm.vppo.token_share = 0.0"),
         ("vppo", {"eta": math.inf}, "algorithm.vppo.eta = inf"),
         ("vppo", {"share": 0.4}, "algorithm.vppo.share: unknown key"),

@@ -97,8 +97,3 @@ class M3fd(Converter):
 
 
 CONVERTER = M3fd()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -221,8 +221,3 @@ def _needed(value: Any, name: str, task: str) -> Any:
 
 
 CONVERTER = Manifest()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

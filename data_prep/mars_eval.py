@@ -169,8 +169,3 @@ def _renames(text: str) -> dict[str, str]:
 
 
 CONVERTER = MarsEval()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

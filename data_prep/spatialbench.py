@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from verl_mars.data.disjoint_sets import SharedGroups
 from verl_mars.data.explain import parsed
 from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.groups import SharedGroups
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
 from verl_mars.data.sample import (
@@ -221,8 +221,3 @@ def _words(sample: Sample) -> int:
 
 
 CONVERTER = SpatialBench()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -170,8 +170,3 @@ def _field(item: Any, name: str) -> Any:
 
 
 CONVERTER = SunRgbd()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -8,7 +8,7 @@ from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.length import PromptLength, Size, seen_size
 from verl_mars.data.paths import Root
 from verl_mars.data.prompts import MonoStyle, Style, fused_prompt, mono_prompt
-from verl_mars.data.render import Prepared, Renderer
+from verl_mars.data.render import PreparedImage, Renderer
 from verl_mars.data.rules import RowRules
 from verl_mars.data.sample import Boxes, Sample
 from verl_mars.data.schema import notes_json
@@ -130,7 +130,7 @@ class RowMaker:
             raise SampleError(problem.code, problem.message, problem.key)
         return Made(record, _answer(truth), fused_tokens, mono_tokens, changed)
 
-    def _entry(self, image: Prepared) -> dict[str, Any]:
+    def _entry(self, image: PreparedImage) -> dict[str, Any]:
         entry: dict[str, Any] = {"image": image.path}
         if self.limits.given:
             entry |= {"min_pixels": self.limits.min_pixels, "max_pixels": self.limits.max_pixels}
@@ -163,7 +163,7 @@ def _repeated(own: list[Size], count: int) -> list[Size]:
     return [own[i % len(own)] for i in range(count)]
 
 
-def _truth(truth: Boxes | Truth, images: list[Prepared], changed: Counter[str]) -> Truth:
+def _truth(truth: Boxes | Truth, images: list[PreparedImage], changed: Counter[str]) -> Truth:
     if not isinstance(truth, Boxes):
         return truth
     if not 0 <= truth.frame < len(images):
@@ -209,7 +209,7 @@ def _answer(truth: Truth) -> str:
     raise DataError(f"no answer is known for {type(truth).__name__}")
 
 
-def _notes(sample: Sample, images: list[Prepared]) -> str | None:
+def _notes(sample: Sample, images: list[PreparedImage]) -> str | None:
     notes: dict[str, Any] = dict(sample.notes)
     rendered = {str(number): image.note for number, image in enumerate(images) if image.note}
     if rendered:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_mars.data.answers import choice_truth, list_choices, split_aliases, split_choices
+from verl_mars.data.disjoint_sets import SharedGroups
 from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.groups import SharedGroups
 from verl_mars.data.length import FAMILIES, PromptLength, seen_size, visual_tokens
 from verl_mars.data.paths import Root
 from verl_mars.data.prompts import fused_prompt, mono_prompt

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from verl_mars import data_prep
 from verl_mars.data.cli import app as data_app
+from verl_mars.data_prep import converter_names, find_converter
 from verl_mars.errors import FAILED, UsageError, errors_printed
 from verl_mars.reward.cli import score
 
@@ -102,13 +102,13 @@ def list_data_sets(
     to = Console(soft_wrap=True)
     if data_set is None:
         table = Table("data set", "", "licence", box=None, header_style="bold")
-        for name in data_prep.converter_names():
-            converter = data_prep.find_converter(name)
+        for name in converter_names():
+            converter = find_converter(name)
             table.add_row(name, converter.title, converter.licence)
         to.print(table)
         to.print("\n`verl-mars data list DATASET` shows the layout that one expects.", style="dim")
         return
-    converter = data_prep.find_converter(data_set)
+    converter = find_converter(data_set)
     to.print(f"[bold]{converter.name}[/bold]  {converter.title}")
     to.print(f"licence  {converter.licence}\nsource   {converter.url}\n", highlight=False)
     to.print("[bold]Expected under --root[/bold]")
@@ -159,7 +159,7 @@ def convert(
     from verl_mars.data.settings import settings_from
     from verl_mars.data.terminal import bar, print_conversion
 
-    converter = data_prep.find_converter(data_set)
+    converter = find_converter(data_set)
     if workers is None:  # headers come in too fast for other processes to help: benchmarks/data.py has the figures
         workers = min(8, os.cpu_count() or 1) if decode or converter.draws else 0
     settings = settings_from(

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from verl_mars.data import prompts, render
 from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import FAMILIES, PromptLength, load_tokenizer
+from verl_mars.data.length import PromptLength, load_tokenizer
 from verl_mars.data.paths import Root
 from verl_mars.data.rows import Made, PixelLimits, RowMaker
 from verl_mars.data.sample import Converter
@@ -29,6 +29,7 @@ from verl_mars.data.shards import IMAGES, REJECTS, OutputFolder, Split
 from verl_mars.data.splits import SampleStream
 from verl_mars.data.summary import Tally, build_summary
 from verl_mars.data.workers import outcomes, reject
+from verl_mars.vision.families import IMAGE_LIMITS
 
 SCHEMA_VERSION = 1
 """Raised when rows get another form."""
@@ -161,7 +162,7 @@ def _row_maker(stream: SampleStream, settings: ConvertSettings, folder: Path, li
         stream.converter.name,
         stream.root,
         render.Renderer(folder / IMAGES, settings.depth_encoding, settings.decode),
-        PromptLength(FAMILIES[settings.model], tokenizer),
+        PromptLength(IMAGE_LIMITS[settings.model], tokenizer),
         style=settings.style,
         mono=settings.mono,
         limits=limits,

@@ -18,10 +18,9 @@ import PIL
 import pyarrow as pa
 
 from verl_mars.data import prompts, render
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import PromptLength, load_tokenizer
 from verl_mars.data.paths import Root
-from verl_mars.data.rows import Made, PixelLimits, RowMaker
+from verl_mars.data.prompt_length import PromptLength, load_tokenizer
+from verl_mars.data.row_maker import BuiltRow, PixelLimits, RowMaker
 from verl_mars.data.sample import Converter
 from verl_mars.data.schema import arrow_schema
 from verl_mars.data.settings import ConvertSettings
@@ -29,6 +28,7 @@ from verl_mars.data.shards import IMAGES, REJECTS, OutputFolder, Split
 from verl_mars.data.splits import SampleStream
 from verl_mars.data.summary import Tally, build_summary
 from verl_mars.data.workers import outcomes, reject
+from verl_mars.errors import DataError, SampleError
 from verl_mars.vision.families import IMAGE_LIMITS
 
 SCHEMA_VERSION = 1
@@ -131,7 +131,7 @@ def _write(
     rows = 0
     with closing(outcomes(_row_maker(stream, settings, folder, limits), stream.jobs(), settings.workers)) as made:
         for job, outcome in made:
-            if job is not None and isinstance(outcome, Made):
+            if job is not None and isinstance(outcome, BuiltRow):
                 if job.split not in splits:
                     splits[job.split] = Split(
                         job.split,
@@ -147,7 +147,7 @@ def _write(
                     rows += 1
                 except SampleError as error:
                     outcome = reject(job, error)
-            if not isinstance(outcome, Made):
+            if not isinstance(outcome, BuiltRow):
                 rejects.append(outcome)
             if advance is not None:
                 advance(rows, len(rejects))

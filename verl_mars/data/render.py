@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from verl_mars.data.depth import DepthEncoding, encode, millimetres, stretch
-from verl_mars.data.faults import SampleError
 from verl_mars.data.files import whole_file
 from verl_mars.data.images import ImageHeader, read_header, training_problem
 from verl_mars.data.sample import ImageRef
+from verl_mars.errors import SampleError
 
 Box = tuple[float, float, float, float]
 Draw = Callable[[Image.Image, "ImageRef"], tuple[Image.Image, dict[str, object]]]

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_mars.data.faults import SampleError
 from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, typed_table, weight
+from verl_mars.errors import SampleError
 
 GROUP_BYTES = 32 * 2**20
 """Bytes of texts and embedded images after which a row group is written."""

@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from verl_mars.data.faults import DataError
 from verl_mars.data.files import TEMPORARY, whole_file
 from verl_mars.data.row_groups import ShardWriter
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, UsageError
 
 SUMMARY = "summary.json"
 REJECTS = "rejects.jsonl"

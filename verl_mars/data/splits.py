@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from verl_mars.data.faults import DataError
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import Converter, Findings, Reject, Sample
 from verl_mars.data.settings import ConvertSettings
+from verl_mars.errors import DataError
 
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_mars import __version__
-from verl_mars.data.rows import Made
+from verl_mars.data.row_maker import BuiltRow
 from verl_mars.data.sample import Converter, Findings
 from verl_mars.data.settings import ConvertSettings
 from verl_mars.data.shards import Shard
@@ -40,7 +40,7 @@ class Tally:
     answers: dict[str, Counter[str]] = field(default_factory=dict)
     """Task -> how often each answer is right; at most 1,000 different ones."""
 
-    def add(self, made: Made) -> None:
+    def add(self, made: BuiltRow) -> None:
         """Count a row."""
         info = made.record["extra_info"]
         self.rows += 1

@@ -47,7 +47,7 @@ def counted(number: int, thing: str) -> str:
 
 def print_conversion(result: "ConvertResult", *, failed: bool = False) -> None:
     """What a conversion made, the lines to paste into a recipe, and last where it lies."""
-    from verl_mars.data.faults import CURES
+    from verl_mars.data.cures import CURES
 
     to, summary = console(), result.summary
     for split, part in summary["splits"].items():

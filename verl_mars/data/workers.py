@@ -13,16 +13,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from verl_mars.data.explain import explain
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.rows import Made, RowMaker
+from verl_mars.config import explain
+from verl_mars.data.row_maker import BuiltRow, RowMaker
 from verl_mars.data.sample import Reject
 from verl_mars.data.splits import Job
+from verl_mars.errors import DataError, SampleError
 
 CHUNK = 64
 SERIAL = 512
 """Samples of this process before workers are started: a short conversion needs none."""
-Outcome = Made | dict[str, Any]
+Outcome = BuiltRow | dict[str, Any]
 Item = Job | dict[str, Any]
 """A sample, or a reject of the converter."""
 

@@ -13,13 +13,13 @@ from stock_verl import faults, images_of, tokens_of, write
 from verl_mars import _compat
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import PromptLength, load_tokenizer
 from verl_mars.data.processor import load_processor
+from verl_mars.data.prompt_length import PromptLength, load_tokenizer
 from verl_mars.data.schema import arrow_schema, write_rows
 from verl_mars.data.settings import settings_from
 from verl_mars.data.validate import validate
 from verl_mars.data_prep import find_converter
+from verl_mars.errors import DataError, SampleError
 from verl_mars.vision.families import IMAGE_LIMITS
 from verl_mars.vision.resize import _resized, limits_of, seen_size, visual_tokens
 

@@ -16,12 +16,12 @@ from stock_verl import faults, images_of, tokens_of, with_type, write
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import DataError
-from verl_mars.data.length import PromptLength
 from verl_mars.data.processor import standin_processor
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema
 from verl_mars.data.settings import settings_from
 from verl_mars.data_prep import find_converter
+from verl_mars.errors import DataError
 from verl_mars.vision.families import IMAGE_LIMITS
 
 # Silence: images that the model does not see

@@ -11,9 +11,8 @@ from verl_mars.data import row_groups
 from verl_mars.data import workers as workers_module
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
-from verl_mars.data.faults import DataError
 from verl_mars.data.schema import ROW_GROUP_BYTES
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, UsageError
 
 # What comes out
 
@@ -145,7 +144,7 @@ def test_a_picture_that_cannot_be_embedded_is_a_reject(small, run, monkeypatch):
 
 
 def test_a_picture_that_is_gone_when_it_is_embedded_is_a_reject(small, run, monkeypatch):
-    from verl_mars.data.rows import RowMaker
+    from verl_mars.data.row_maker import RowMaker
 
     make = RowMaker.make
 

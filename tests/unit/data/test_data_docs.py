@@ -9,7 +9,7 @@ import pytest
 import raw_sets
 
 from verl_mars.data.check import check_files
-from verl_mars.data.faults import CURES
+from verl_mars.data.cures import CURES
 from verl_mars.data.schema import EXTRA_INFO_FIELDS, validated
 from verl_mars.data_prep import converter_names
 from verl_mars.tasks import TASKS

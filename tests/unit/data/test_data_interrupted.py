@@ -16,7 +16,7 @@ from interruptions import OPTIONS, arguments, in_child, killed_at, start_workers
 
 from verl_mars.data import render
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import DataError
+from verl_mars.errors import DataError
 
 # Again
 

@@ -9,9 +9,8 @@ from PIL import Image
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
-from verl_mars.data.faults import DataError
 from verl_mars.data.schema import ARROW_SCHEMA
-from verl_mars.errors import UserError
+from verl_mars.errors import DataError, UserError
 
 
 def rows_of(result, split=None):
@@ -45,7 +44,7 @@ def test_every_set_passes_the_checks(name, images, raw, run):
     assert len(set(indices)) == len(indices)
     assert all(source["prompt"] for row in rows_of(result) for source in row["sources"])
     manifest = json.loads((result.out / "summary.json").read_text())
-    assert manifest["licence"] and manifest["source"] and manifest["config_hash"] and manifest["complete"]
+    assert manifest["licence"] and manifest["source"] and manifest["complete"]
     assert sum(part["rows"] for part in manifest["splits"].values()) == result.rows
 
 

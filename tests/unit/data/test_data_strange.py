@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import CURES
+from verl_mars.data.cures import CURES
 from verl_mars.data.sample import Boxes, Converter, ImageRef, Sample, SourceSample
 from verl_mars.data.settings import settings_from
 from verl_mars.data_prep.manifest import CONVERTER as MANIFEST

@@ -25,7 +25,7 @@ FLOORS = (
     ("vision",),
     ("tasks", "rows", "store"),
     ("methods", "liveness", "reward", "data", "cpu"),
-    ("rollout", "data_prep", "reports"),
+    ("rollout", "data_prep", "recipes", "reports"),
     ("preflight",),
     ("trainer",),
     ("probe", "toy"),
@@ -35,9 +35,15 @@ FLOORS = (
 ALONE = ("cpu", "algos")
 """Rooms that import nothing of ours but `_compat`."""
 STILL_UPWARD = {
+<<<<<<< HEAD
+    ("doctor", "register"),
+    ("doctor", "toy"),
+    ("trainer", "register"),
+=======
     ("data", "data_prep"),
     ("preflight", "register"),
     ("preflight", "toy"),
+>>>>>>> main
 }
 """Imports that are still to be mended; this becomes empty."""
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms} | {"_compat": -1}

@@ -188,28 +188,30 @@ def masked_views(rows: RowsToView, context: ViewContext, share: float) -> list[R
 
 
 def base_faults(name: str, where: str) -> Iterator[str]:
-    """Why an estimator of verl's registry cannot be a base, as far as that is known before it runs."""
+    """Why an estimator cannot be a base, as far as that is known before it runs."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
-    estimator = ADV_ESTIMATOR_REGISTRY.get(name)
-    if estimator is None:
-        usable = {other for other in ADV_ESTIMATOR_REGISTRY if other not in METHODS and not any(base_faults(other, ""))}
-        usable |= {other for other in METHODS if other in ADV_ESTIMATOR_REGISTRY and _gives_one_value(other)}
-        known = ", ".join(repr(other) for other in sorted(map(str, usable)))
-        yield f"{where} = {name!r}: no estimator of this name gives a response one advantage; known: {known}"
-        return
-    parameters = inspect.signature(estimator).parameters.values()
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds and p.name not in _GIVEN]
-    if needed:
-        yield f"{where} = {name!r}: that estimator needs {', '.join(needed)}, which a base does not get"
+    reason = _unfit(name)
+    if reason:
+        usable = sorted(str(other) for other in ADV_ESTIMATOR_REGISTRY if not _unfit(str(other)))
+        yield f"{where} = {name!r}: {reason}; known: {', '.join(map(repr, usable))}"
 
 
-def _gives_one_value(method: str) -> bool:
-    try:
-        return METHODS[method].one_value
-    except UserError:  # a method of somebody else that cannot be loaded
-        return False
+def _unfit(name: str) -> str:
+    """Why an estimator of verl's registry gives no base; empty if it may."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    if name in METHODS:
+        try:
+            return "" if METHODS[name].one_value else "it reshapes advantages itself"
+        except UserError as error:  # of somebody else
+            return str(error)
+    if name not in ADV_ESTIMATOR_REGISTRY:
+        return "no estimator of this name is registered with verl"
+    parameters = inspect.signature(ADV_ESTIMATOR_REGISTRY[name]).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variable and p.name not in _GIVEN]
+    return f"that estimator needs {', '.join(needed)}, which a base does not get" if needed else ""
 
 
 def base_advantages(name: str, inputs: Inputs, where: str) -> torch.Tensor:

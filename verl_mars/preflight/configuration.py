@@ -128,7 +128,7 @@ def _sampler_faults(config: DictConfig) -> Iterator[str]:
     if _filters_groups(config) and sampler.get("path") and name:
         yield (
             f"trainer.v1.sampler.custom_sampler.name = {name!r} with algorithm.filter_groups.enable=true: "
-            "verl gives its filter to its own replay buffers only, so dynamic sampling would silently be off; "
+            "verl gives its filter to its own replay buffers only, so dynamic sampling would be off without notice; "
             "set path and name to null, or enable=false"
         )
 

@@ -45,8 +45,7 @@ def _identity(request: "Request") -> tuple:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling parameters of one request. ``temperature=0`` is greedy; ``top_k`` of 0 or -1 and ``top_p`` of 1 are
-    off."""
+    """Sampling parameters of a request. ``temperature=0``: greedy; ``top_k`` of 0 or -1 and ``top_p`` of 1: off."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -195,8 +194,7 @@ def choose_tokens(
         shaped[truncated] = _truncate(shaped[truncated], params.top_k[truncated], params.top_p[truncated])
     cumulative = shaped.softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
-    # Strictly below the total: the first token whose cumulative probability exceeds the target has a probability above
-    # 0 itself.
+    # Strictly below the total: the first token whose cumulative probability exceeds the target is a possible one.
     target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
     tokens = torch.where(greedy, tokens, drawn)

@@ -34,10 +34,7 @@ FLOORS = (
 """From the lowest up. A room imports lower floors only, and `_compat`, which imports nothing of ours."""
 ALONE = ("cpu", "algos")
 """Rooms that import nothing of ours but `_compat`."""
-UPWARD = {
-    ("data", "data_prep"): "still to be mended",
-    ("preflight", "register"): "the doctor asks the entry point why it could not be loaded",
-}
+UPWARD = {("preflight", "register"): "which names the plugin registers, and why one could not be loaded"}
 """Imports that do not run downward, and why."""
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms} | {"_compat": -1}
 

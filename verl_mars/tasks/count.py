@@ -21,12 +21,13 @@ _CHANGERS = frozenset(
     "until beyond exceed exceeds exceeding or almost nearly about around approximately roughly circa approx some "
     "another other additional "
     # negation
-    "not no never none neither nor without except excluding isn't aren't wasn't weren't don't doesn't can't cannot "
+    "not no non never none neither nor without except excluding isn't aren't wasn't weren't don't doesn't can't cannot "
     "n't wrong incorrect false "
     # parts and multiples
     "dozen dozens score hundred hundreds thousand thousands million millions billion billions trillion pair pairs "
     "couple couples trio double triple twice thrice times fold half halves third thirds quarter quarters tenth "
-    "tenths hundredth squared cubed power root k m bn minus negative plus "
+    "tenths fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths hundredth "
+    "squared cubed power root k m bn minus negative plus "
     # hedges
     "maybe perhaps possibly probably might could may either unsure unclear unknown uncertain guess likely if but "
     "instead rather although however".split()

@@ -161,9 +161,7 @@ def scale_of_row(
         SampleError: the size of the image is unknown, or no resize of verl can take it.
     """
     if frame.unit != "pixel" and truth.size == UNKNOWN_SIZE:
-        raise SampleError(
-            "image_sizes", "the frame of the boxes needs the size of their image", "extra_info.image_sizes"
-        )
+        raise SampleError("image_sizes", "the frame of the boxes needs the size of their image")
     seen = info.get("seen_sizes")
     seen_size = None if seen is None else _size_of(seen, truth.frame, "seen_sizes")
     return frame.scale(truth.size, settings.image_processor or ImageLimits(), seen_size)

@@ -28,8 +28,14 @@ _MIXED = re.compile(r"([-+]?)(\d{1,20})(?: (\d{1,20})/(\d{1,20})| ?\\[dt]?frac\{
 _POWER = re.compile(r"(?:([-+]?[\d.]{1,20}) ?(?:\\times|\\cdot|\*) ?)?(\d{1,6})\^(?:\{([-+]?\d{1,4})\}|(\d))")
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,20}(?:\.\d{1,20})?[eE][-+]?\d{1,3}")
 _INFINITY = re.compile(r"([-+]?) ?\\infty|([-+]?) ?(?:infinity|inf)", re.IGNORECASE)
-_SPACING = re.compile(r"\\[,;:! ]|~|\\q?quad|\\left(?![a-z])|\\right(?![a-z])")
+_SPACING = re.compile(r"\\[,;:! ]|(?<=[\w}])~|\\q?quad|\\left(?![a-z])|\\right(?![a-z])")
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
+_SAME = [
+    (re.compile(r"\^\{?\\circ\}?"), " \u00b0"),
+    (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"\\[dt]frac"), r"\\frac"),
+    (re.compile(r"\\([lgn]e)q(?![a-zA-Z])"), r"\\\1"),
+]
 _DIGITS_APART = re.compile(r"\d \d")
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox|textrm|textbf|mathbf|rm)\s?\{([^{}]*)\}")
 _UNIT = re.compile(
@@ -40,7 +46,7 @@ _UNITS = frozenset(
     "litres ms sec second seconds minute minutes hour hours hr day days week weeks month months year years mph kmh "
     "km/h m/s hz khz mhz kw kwh mw ohm volt volts watt watts joule joules newton newtons pa kpa deg degree degrees "
     "\u00b0 dollar dollars usd eur euro euros cent cents unit units square cubic cm^2 m^2 km^2 cm^3 m^3 ft^2 in^2 "
-    "meter meters metre metres people person apples".split()
+    "meter meters metre metres people person apples m g s h l".split()
 )
 _SAME_UNIT = {"degree": "\u00b0", "deg": "\u00b0", "inche": "inch", "feet": "ft", "litre": "liter", "metre": "meter"}
 _CHANGES = re.compile(
@@ -48,7 +54,7 @@ _CHANGES = re.compile(
     r"|hundred|thousand|million|billion|trillion|dozen|percent|per cent|no|never|neither|between|up to)\b",
     re.IGNORECASE,
 )
-_RELATION = re.compile(r"<|>|\\(?:le|ge|leq|geq|ne|neq|lt|gt|approx|sim|pm|mp|neg|lnot|in|notin)(?![a-zA-Z])|!=|~|\|")
+_RELATION = re.compile(r"<|>|\\(?:le|ge|leq|geq|ne|neq|lt|gt|approx|sim|pm|mp|neg|lnot|in|notin)(?![a-zA-Z])|!=|[~|']")
 _NAMED = re.compile(r"^[a-zA-Z](?:_\w)?(?:\([a-z]\))? ?= ?(?=[^=])")
 _ENDS_OPEN = re.compile(r"[-+*/^=<>_]$|\\(?:times|cdot|div|pm)$|^[*/^=<>]|[^\d)\]}a-zA-Z'!]!$")
 _UNICODE = {
@@ -155,9 +161,8 @@ def plain_latex(text: str) -> str:
     text = "".join(_UNICODE.get(sign, sign) for sign in text)
     text = _SPACING.sub(lambda match: "" if "\\l" in match.group() or "\\r" in match.group() else " ", text)
     text = _TEXT.sub(lambda match: match.group(1) if match.group(1).strip().isdigit() else f" {match.group(1)} ", text)
-    text = (
-        re.sub(r"\^\{?\\circ\}?", " \u00b0", text).replace("\\%", "%").replace("\\$", "$").replace("\\dfrac", "\\frac")
-    )
+    for pattern, plain in _SAME:
+        text = pattern.sub(plain, text)
     text = _THOUSANDS.sub(lambda match: match.group().replace(" ", "").replace(",", ""), text)
     return re.sub(r"(?<![\w}]) | (?![\w\\])", "", " ".join(text.split())).strip()
 
@@ -194,8 +199,8 @@ def settle(said: str, true: str) -> bool | None:
     one_number, other_number = _rational(said), _rational(true)
     if one_number is not None and other_number is not None:
         return _equal(one_number, other_number)
-    if said.isalpha() and true.isalpha() and len(true) > 2 and said.casefold() == true.casefold():
-        return True
+    if said.casefold() == true.casefold():  # a word, or variables that math-verify does not tell apart
+        return said.isalpha() and len(true) > 2
     for pattern in (_RELATION, _CHANGES, _DIGITS_APART, _ENDS_OPEN):
         if sorted(pattern.findall(said)) != sorted(pattern.findall(true)):
             return False
@@ -226,8 +231,9 @@ def _without_units(said: str, true: str) -> tuple[str, str] | None:
         return said_rest, true_rest
     if said_unit and true_unit:
         return None
-    known = said_unit if said_unit else true_unit
-    if known in ("%",) or (said_unit and known not in _UNITS and known not in _SAME_UNIT.values()):
+    unit = said_unit or true_unit
+    spelled_out = bool(true_unit) and len(true_unit) > 1
+    if unit == "%" or not (unit in _UNITS or unit in _SAME_UNIT.values() or spelled_out):
         return said, true
     return said_rest, true_rest
 
@@ -240,7 +246,7 @@ def _split_unit(text: str) -> tuple[str, str]:
     unit = match.group(2).strip().casefold()
     single = unit.rstrip("s") if len(unit) > 3 else unit
     unit = _SAME_UNIT.get(single, single)
-    plain = text[match.end(1) :].startswith(" ") and unit.replace(" ", "").isalpha() and len(unit) > 1
+    plain = text[match.end(1) :].startswith(" ") and unit.replace(" ", "").isalpha()
     if unit in _UNITS or match.group(2).strip().casefold() in _UNITS or plain or unit == "%":
         return match.group(1), unit
     return text, ""

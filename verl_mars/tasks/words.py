@@ -45,7 +45,7 @@ _LEAD = re.compile(
     r"(?:\u5e94\u8be5?)?(?:\u662f|\u4e3a)?|\u5e94?\u8be5?\u9009\u62e9?)[: ]*)?",
     re.IGNORECASE,
 )
-_BOXED = re.compile(r"\\(?:boxed|fbox|text|mathrm|textbf|mathbf)\s?\{([^{}]*)\}")
+_BOXED = re.compile(r"\\(?:boxed|fbox|text|mathrm|textbf|mathbf)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _WRAPPINGS = (('"', '"'), ("'", "'"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("<", ">"))
 
 
@@ -215,7 +215,7 @@ def _dash(text: str, match: re.Match[str], following: re.Match[str] | None, raw:
     """What a "-" or "+" is: the sign of a number, a hyphen or dash between words, or an operator."""
     after = text[match.end()] if match.end() < len(text) else " "
     if following is None or not _has_word(following):
-        return "hyphen" if match.group() == "-" and not raw else "operator"
+        return "hyphen" if match.group() == "-" and not raw and after.isspace() else "operator"
     last = raw[-1] if raw else ""
     operand = bool(last) and (last[-1:].isalnum() or last[-1:] in "%\u00b0!)")
     spaced_out = before.isspace() and not after.isspace()
@@ -232,7 +232,7 @@ def _dash(text: str, match: re.Match[str], following: re.Match[str] | None, raw:
         return "hyphen"
     if glued and len(first) > 1 and first.isalpha():
         return "hyphen"
-    return "hyphen" if not raw or (before.isspace() and after.isspace() and len(first) > 1) else "operator"
+    return "hyphen" if after.isspace() and len(first) > 1 and before.isspace() else "operator"
 
 
 def _has_word(match: re.Match[str]) -> bool:

@@ -71,20 +71,12 @@ _PATCH_14 = ImageLimits()
 _PATCH_16 = ImageLimits(patch_size=16, min_pixels=256 * 256, max_pixels=4096 * 4096)
 _QWEN2 = Family("thousandths", _PATCH_14, "arXiv 2409.12191, section 2.2: normalised within [0, 1000)")
 _QWEN2_5 = Family("seen", _PATCH_14, "github.com/QwenLM/Qwen3-VL issue 676: absolute, in the size after the processor")
-_QWEN3 = Family(
-    "thousandths", _PATCH_16, "github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb: relative, 0 to 1000"
-)
-_QWEN3_5 = Family(
-    "thousandths", _PATCH_16, "github.com/QwenLM/Qwen3.8-Flash-Next issue 4: as before, relative, 0 to 1000"
-)
+_QWEN3 = Family("thousandths", _PATCH_16, "github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb: 0 to 1000")
+_QWEN3_5 = Family("thousandths", _PATCH_16, "github.com/QwenLM/Qwen3.8-Flash-Next issue 4: still 0 to 1000")
 _GLM_V = Family("thousandths", None, "github.com/zai-org/GLM-V, skills/glmv-grounding: x = round(pixel / W * 1000)")
-_INTERN = Family(
-    "thousandths", None, "internvl.readthedocs.io, chat data format: <box>[[x1, y1, x2, y2]]</box>, 0 to 1000"
-)
+_INTERN = Family("thousandths", None, "internvl.readthedocs.io, chat data format: [[x1, y1, x2, y2]], 0 to 1000")
 _KIMI = Family("fractions", None, "github.com/MoonshotAI/Kimi-VL issues 52 and 56: parts of 1 of width and height")
-_GEMMA = Family(
-    "thousandths_yx", None, "ai.google.dev/gemma/docs/capabilities/vision: box_2d [y1, x1, y2, x2], 0 to 1000"
-)
+_GEMMA = Family("thousandths_yx", None, "huggingface.co/blog/gemma4: box_2d [y1, x1, y2, x2], 0 to 1000")
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": _QWEN2,
@@ -94,7 +86,7 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), _GLM_V),
     **dict.fromkeys(("internvl", "internvl_chat"), _INTERN),
     "kimi_vl": _KIMI,
-    **dict.fromkeys(("gemma3", "gemma3n", "gemma4", "paligemma"), _GEMMA),
+    "gemma4": _GEMMA,
 }
 """``model_type`` of a checkpoint's ``config.json`` -> its family."""
 

@@ -35,15 +35,8 @@ FLOORS = (
 ALONE = ("cpu", "algos")
 """Rooms that import nothing of ours but `_compat`."""
 STILL_UPWARD = {
-<<<<<<< HEAD
-    ("doctor", "register"),
-    ("doctor", "toy"),
-    ("trainer", "register"),
-=======
-    ("data", "data_prep"),
     ("preflight", "register"),
     ("preflight", "toy"),
->>>>>>> main
 }
 """Imports that are still to be mended; this becomes empty."""
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms} | {"_compat": -1}

@@ -273,8 +273,9 @@ def _rational(text: str) -> Fraction | None:
         return Fraction(factor) * Fraction(base) ** exponent
     fraction = _FRACTION.fullmatch(text)
     if fraction is not None:
-        sign, top, bottom = fraction.group(1, 2, 3) if fraction.group(2) else fraction.group(4, 5, 6)
-        return None if int(bottom) == 0 else Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1)
+        sign, *sides = fraction.group(1, 2, 3) if fraction.group(2) else fraction.group(4, 5, 6)
+        top, bottom = map(int, sides)
+        return None if bottom == 0 else Fraction(top, bottom) * (-1 if sign == "-" else 1)
     if text.replace(" ", "").replace("-", "").isalpha():
         number = as_number(words.plain_form(text))
         return None if number is None else Fraction(number)

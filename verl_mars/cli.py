@@ -11,11 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_mars.data.cli import app as data_app
+from verl_mars.probe.cli import probe
 from verl_mars.reward.cli import app as score_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
 app.add_typer(data_app, name="data")
 app.add_typer(score_app, name="score")
+app.command()(probe)
 
 
 @app.command()

@@ -1,0 +1,236 @@
+"""A probe from data to report: what is missing is asked, everything answered is scored."""
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from verl_mars.data.faults import DataError
+from verl_mars.data.view_rows import ViewedRows
+from verl_mars.probe.engine import Answer, Engine, Missing, ProbeError
+from verl_mars.probe.figures import Figures, ScoredRow, compare, compute
+from verl_mars.probe.folder import Folder, Line, read_identity, read_lines
+from verl_mars.probe.options import Options, identity
+from verl_mars.probe.pictures import Pictures
+from verl_mars.probe.questions import Question, Questions, Slot
+from verl_mars.probe.scoring import check_truths, gather, score_line
+from verl_mars.probe.summary import summarize, write_files
+from verl_mars.probe.verdict import check_condition
+
+_LENT = ("task", "coordinates", "image_sizes", "seen_sizes", "index", "split", "sample_id", "group")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a probe ended with."""
+
+    figures: Figures
+    summary: dict[str, Any]
+    missing: Counter[str]
+    """View -> answers that could not be had."""
+    stopped: ProbeError | None
+    """Why nothing was asked any more."""
+
+
+def read_rows(files: Sequence[Path], limit: int | None, seed: int) -> list[tuple[int, dict[str, Any]]]:
+    """(position, row) of the rows of the files; with ``limit`` a random choice, which a larger limit adds to.
+
+    Raises:
+        DataError: a file that cannot be read, or no rows.
+    """
+    import pyarrow.parquet as pq
+
+    counts = []
+    for file in files:
+        try:
+            counts.append(pq.ParquetFile(file).metadata.num_rows)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read as Parquet ({error})") from None
+    chosen = set(range(sum(counts)))
+    if not chosen:
+        raise DataError(f"{', '.join(map(str, files))}: no rows")
+    if limit is not None and limit < len(chosen):
+
+        def rank(number: int) -> bytes:
+            return hashlib.blake2b(f"{seed}|{number}".encode(), digest_size=8).digest()
+
+        chosen = set(sorted(chosen, key=rank)[:limit])
+    numbered: list[tuple[int, dict[str, Any]]] = []
+    number = 0
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+            kept = [place for place in range(len(batch)) if number + place in chosen]
+            numbered += [(number + place, row) for place, row in zip(kept, batch.take(kept).to_pylist(), strict=True)]
+            number += len(batch)
+    for number, row in numbered:
+        missing = [key for key in ("prompt", "images", "reward_model", "extra_info", "sources") if not row.get(key)]
+        if missing:
+            raise DataError(f"row {number}: `{missing[0]}` is missing or empty; see docs/data-format.md")
+    return numbered
+
+
+def probe(options: Options, engine: "EngineMaker") -> Outcome:
+    """Ask what is not answered yet, score, and write summary, report and leaderboard.
+
+    Args:
+        options: what and how.
+        engine: makes what answers; called only where something is left to ask.
+
+    Raises:
+        DataError: the rows cannot be probed.
+        ProbeError: the folder holds another probe, or the model cannot be asked.
+    """
+    numbered = read_rows(options.data, options.limit, options.sampling.seed)
+    rows = [row for _, row in numbered]
+    other = _other(options)
+    _check(options, rows)
+    check_truths(rows, options.reward)
+    viewed = ViewedRows(rows, options.kinds, mono_prompt=options.mono_prompt, seed=options.sampling.seed)
+    pictures = Pictures(options.max_pixels)
+    questions = Questions(viewed, pictures, options.sampling, options.model)
+    slots = list(tqdm(questions.slots(), "reading rows", unit=" questions", disable=None, leave=False))
+    folder = Folder(options.out, identity(options))
+    done = {(line.row, line.view, line.sample, line.key): line for line in folder.lines()}
+    answers = {line.key: line.answer for line in done.values()}
+    stopped = None
+    reasons: Counter[str] = Counter()
+
+    def entry(slot: Slot, answer: Answer) -> dict[str, Any]:
+        return _entry(numbered[slot.row], questions, slot, answer)
+
+    with folder.append() as file:
+        waiting: dict[str, list[Slot]] = {}
+        for slot in slots:
+            if slot.key not in answers:
+                waiting.setdefault(slot.key, []).append(slot)
+            elif (numbered[slot.row][0], slot.view, slot.sample, slot.key) not in done:
+                file.write([entry(slot, answers[slot.key])])
+        if waiting:
+            try:
+                _ask(engine(pictures), questions, waiting, answers, reasons, lambda s, a: file.write([entry(s, a)]))
+            except ProbeError as error:
+                if not answers:
+                    raise
+                stopped = error
+    wanted = {(numbered[slot.row][0], slot.view, slot.sample, slot.key) for slot in slots}
+    lines = {(line.row, line.view, line.sample, line.key): line for line in folder.lines()}
+    scored = [score_line(lines[place], options.reward) for place in sorted(wanted & set(lines))]
+    missing = Counter(slot.view for slot in slots if slot.key not in answers)
+    scored_rows = gather(scored)
+    figures = compute(scored_rows, power=options.power, seed=options.sampling.seed)
+    summary = summarize(options, figures, scored, slots, missing, reasons, viewed, len(numbered))
+    if other is not None:
+        summary["compared"] = _compared(options, scored_rows, other)
+    write_files(options, summary, figures, numbered, viewed, pictures, scored)
+    return Outcome(figures, summary, missing, stopped)
+
+
+def _check(options: Options, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what would be found out only after everything was asked."""
+    if options.condition is not None:
+        sources = tuple(dict.fromkeys(source["name"] for row in rows for source in row["sources"]))
+        check_condition(options.condition[0], sources, options.kinds)
+    if options.power is not None and not 0 < options.power <= 1:
+        raise ProbeError(f"--power {options.power}: the gain must be above 0 and at most 1, such as 0.03")
+
+
+class EngineMaker:
+    """Makes the engine that the options name."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def __call__(self, pictures: Pictures) -> Engine:
+        options = self.options
+        if options.server is not None:
+            from verl_mars.probe.server import Server
+
+            return Server(options.server, options.model, pictures, options.sampling, options.concurrency)
+        from verl_mars.probe.offline import Offline
+
+        return Offline(options.model, pictures, options.sampling, batch=options.batch, device=options.device)
+
+
+def _ask(
+    engine: Engine,
+    questions: Questions,
+    waiting: Mapping[str, Sequence[Slot]],
+    answers: dict[str, Answer],
+    reasons: Counter[str],
+    write: Any,
+) -> None:
+    """Ask one question a key; an answer is written for every slot of its key."""
+    first = next(iter(waiting.values()))[0]
+    shown = next((s for each in waiting.values() for s in each if _has_images(questions.question(s))), first)
+    engine.check(questions.question(shown))
+    with tqdm(total=len(waiting), desc="asking", unit=" answers", disable=None, file=sys.stderr) as bar:
+
+        def record(question: Question, answer: Answer | Missing) -> None:
+            bar.update()
+            if isinstance(answer, Missing):
+                reasons[answer.reason] += 1
+                bar.set_postfix(missing=sum(reasons.values()), refresh=False)
+                return
+            answers[question.key] = answer
+            for slot in waiting[question.key]:
+                write(slot, answer)
+
+        def asked() -> Iterator[Question]:
+            for slots in waiting.values():
+                yield questions.question(slots[0])
+
+        engine.ask(asked(), record)
+
+
+def _has_images(question: Question) -> bool:
+    contents = [message["content"] for message in question.messages]
+    return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
+
+
+def _entry(numbered: tuple[int, Mapping[str, Any]], questions: Questions, slot: Slot, answer: Answer) -> dict[str, Any]:
+    """A line of ``responses.jsonl``, with all that scoring it again takes."""
+    number, row = numbered
+    view, extra = questions.views(slot.row)[slot.view], row["extra_info"]
+    return {
+        "key": slot.key,
+        "row": number,
+        "index": extra.get("index"),
+        "sample_id": extra.get("sample_id"),
+        "view": view.name,
+        "kind": view.kind,
+        "sample": slot.sample,
+        "response": answer.text,
+        "cut_off": answer.cut_off,
+        "tokens": answer.tokens,
+        "task": extra.get("task"),
+        "data_source": f"{row['data_source']}@{view.name}",
+        "sources": [source["name"] for source in row["sources"]],
+        "group": extra.get("group"),
+        "ground_truth": view.ground_truth,
+        "extra_info": {key: extra[key] for key in _LENT if extra.get(key) is not None},
+    }
+
+
+def _other(options: Options) -> list[Line] | None:
+    """The answers to compare to; they must be about the same data."""
+    if options.compare is None:
+        return None
+    theirs, ours = read_identity(options.compare), identity(options)
+    if [file.get("sha256") for file in theirs.get("data", [])] != [file["sha256"] for file in ours["data"]]:
+        raise ProbeError(f"--compare {options.compare} is a probe of other data; both must be of the same files")
+    return read_lines(options.compare)
+
+
+def _compared(options: Options, rows: Sequence[ScoredRow], lines: Sequence[Line]) -> dict[str, Any]:
+    others = gather(score_line(line, options.reward) for line in lines)
+    assert options.compare is not None
+    return {
+        "with": read_identity(options.compare)["model"],
+        "folder": str(options.compare),
+        "differences": compare(rows, others, seed=options.sampling.seed),
+    }

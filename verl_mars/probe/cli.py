@@ -42,15 +42,14 @@ def probe(
         list[str] | None, typer.Option("--set", help="A reward setting, as answer_tags=optional.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at a time.")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply of the server.")] = 300.0,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, without --server.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, without --server.")] = None,
     compare: Annotated[Path | None, typer.Option(help="The folder of another probe of the same data.")] = None,
     power: Annotated[float | None, typer.Option(help="Also say how many rows show this gain, as 0.03.")] = None,
     fail_below: Annotated[
         tuple[str, float] | None,
-        typer.Option(
-            help="VIEW GAIN: exit with 3 unless the gain over VIEW is shown to reach GAIN, as blind 0.02."
-        ),
+        typer.Option(help="VIEW GAIN: exit with 3 unless the gain over VIEW is shown to reach GAIN, as blind 0.02."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, --limit, shuffled images and intervals.")] = 0,
     report_rows: Annotated[int, typer.Option(min=0, help="Rows in the table of the report.")] = 500,
@@ -75,6 +74,7 @@ def probe(
             max_pixels=max_pixels,
             mono_prompt=_mono_prompt(mono_prompt),
             concurrency=concurrency,
+            timeout=timeout,
             batch=batch,
             device=device,
             reward=_reward(setting or [], coordinates),

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Folder:
     """A probe's folder.
 
     Args:
-        path: of the folder; made if it is not there.
+        path: of the folder.
         identity: what the probe is of: model, data, settings. Answers are kept only while it stays the same.
 
     Raises:
@@ -46,9 +46,7 @@ class Folder:
             raise ProbeError(f"--out {path}: a file is there; choose a folder")
         if path.is_dir() and any(path.iterdir()):
             _same(path, identity)
-        path.mkdir(parents=True, exist_ok=True)
-        with whole_file(path / IDENTITY, text=True) as file:
-            json.dump(dict(identity), file, indent=2, ensure_ascii=False)
+        self.identity = dict(identity)
 
     def lines(self) -> list[Line]:
         """The answers so far; the end of a line that was being written when a probe ended is cut off.
@@ -63,7 +61,10 @@ class Folder:
         return read_lines(self.path)
 
     def append(self) -> "Appender":
-        """Where new answers are written."""
+        """Where new answers are written; makes the folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.path / IDENTITY, text=True) as file:
+            json.dump(self.identity, file, indent=2, ensure_ascii=False)
         return Appender(self.path / RESPONSES)
 
 
@@ -73,10 +74,9 @@ class Appender:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")
 
-    def write(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Write entries, so that they outlive the process."""
-        for entry in entries:
-            self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Write a line, so that it outlives the process."""
+        self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")
         self._file.flush()
 
     def __enter__(self) -> "Appender":

@@ -26,6 +26,7 @@ class Options:
     max_pixels: int | None = None
     mono_prompt: MonoPrompt = "repeat"
     concurrency: int = 32
+    timeout: float = 300.0
     batch: int = 16
     device: str | None = None
     reward: RewardSettings = field(default_factory=RewardSettings)

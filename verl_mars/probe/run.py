@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,31 +97,33 @@ def probe(options: Options, engine: "EngineMaker") -> Outcome:
     folder = Folder(options.out, identity(options))
     done = {(line.row, line.view, line.sample, line.key): line for line in folder.lines()}
     answers = {line.key: line.answer for line in done.values()}
+    waiting: dict[str, list[Slot]] = {}
+    for slot in slots:
+        if slot.key not in answers:
+            waiting.setdefault(slot.key, []).append(slot)
+    asked = _checked(engine(pictures), questions, waiting) if waiting else None
     stopped = None
     reasons: Counter[str] = Counter()
-
-    def entry(slot: Slot, answer: Answer) -> dict[str, Any]:
-        return _entry(numbered[slot.row], questions, slot, answer)
-
     with folder.append() as file:
-        waiting: dict[str, list[Slot]] = {}
+
+        def write(slot: Slot, answer: Answer) -> None:
+            file.write(_entry(numbered[slot.row], questions, slot, answer))
+
         for slot in slots:
-            if slot.key not in answers:
-                waiting.setdefault(slot.key, []).append(slot)
-            elif (numbered[slot.row][0], slot.view, slot.sample, slot.key) not in done:
-                file.write([entry(slot, answers[slot.key])])
-        if waiting:
+            if slot.key in answers and (numbered[slot.row][0], slot.view, slot.sample, slot.key) not in done:
+                write(slot, answers[slot.key])
+        if asked is not None:
             try:
-                _ask(engine(pictures), questions, waiting, answers, reasons, lambda s, a: file.write([entry(s, a)]))
+                _ask(asked, questions, waiting, answers, reasons, write)
             except ProbeError as error:
-                if not answers:
-                    raise
                 stopped = error
     wanted = {(numbered[slot.row][0], slot.view, slot.sample, slot.key) for slot in slots}
     lines = {(line.row, line.view, line.sample, line.key): line for line in folder.lines()}
     scored = [score_line(lines[place], options.reward) for place in sorted(wanted & set(lines))]
     missing = Counter(slot.view for slot in slots if slot.key not in answers)
     scored_rows = gather(scored)
+    if not scored_rows:
+        raise stopped or ProbeError(f"nothing was answered: {reasons.most_common(1)[0][0]}")
     figures = compute(scored_rows, power=options.power, seed=options.sampling.seed)
     summary = summarize(options, figures, scored, slots, missing, reasons, viewed, len(numbered))
     if other is not None:
@@ -150,10 +152,19 @@ class EngineMaker:
         if options.server is not None:
             from verl_mars.probe.server import Server
 
-            return Server(options.server, options.model, pictures, options.sampling, options.concurrency)
+            return Server(
+                options.server, options.model, pictures, options.sampling, options.concurrency, options.timeout
+            )
         from verl_mars.probe.offline import Offline
 
         return Offline(options.model, pictures, options.sampling, batch=options.batch, device=options.device)
+
+
+def _checked(engine: Engine, questions: Questions, waiting: Mapping[str, Sequence[Slot]]) -> Engine:
+    """The engine, after it took a question with images, if one is waiting."""
+    first = [slots[0] for slots in waiting.values()]
+    engine.check(questions.question(next((s for s in first if _has_images(questions.question(s))), first[0])))
+    return engine
 
 
 def _ask(
@@ -162,12 +173,9 @@ def _ask(
     waiting: Mapping[str, Sequence[Slot]],
     answers: dict[str, Answer],
     reasons: Counter[str],
-    write: Any,
+    write: Callable[[Slot, Answer], None],
 ) -> None:
     """Ask one question a key; an answer is written for every slot of its key."""
-    first = next(iter(waiting.values()))[0]
-    shown = next((s for each in waiting.values() for s in each if _has_images(questions.question(s))), first)
-    engine.check(questions.question(shown))
     with tqdm(total=len(waiting), desc="asking", unit=" answers", disable=None, file=sys.stderr) as bar:
 
         def record(question: Question, answer: Answer | Missing) -> None:

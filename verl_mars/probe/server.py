@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -49,9 +49,7 @@ class Server:
     Args:
         url: of the server, with or without ``/v1``.
         model: its name there.
-        attempts: of each question.
         timeout: seconds for a whole reply.
-        give_up: questions in a row without an answer, after which the probe stops.
     """
 
     url: str
@@ -59,10 +57,15 @@ class Server:
     pictures: Pictures
     sampling: Sampling
     concurrency: int = 32
-    attempts: int = 5
     timeout: float = 300.0
-    give_up: int = 100
-    first_wait: float = 0.5
+
+    attempts: ClassVar[int] = 5
+    """Of each question."""
+    give_up: ClassVar[int] = 100
+    """Questions in a row without an answer, after which the probe stops."""
+    first_wait: ClassVar[float] = 0.5
+    """Seconds; the bound of the random pause before the second attempt, doubled with each further one."""
+
     _limit_key: str = field(default="max_tokens", init=False)
 
     def __post_init__(self) -> None:

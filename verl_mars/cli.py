@@ -1,22 +1,34 @@
-"""``verl-mars``: demo, doctor, data, score."""
+"""``verl-mars``: demo, doctor, data, score, probe, show-tokens."""
 
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from verl_mars.data.cli import app as data_app
+from verl_mars.errors import FAILED, errors_printed
 from verl_mars.probe.cli import probe
-from verl_mars.reward.cli import app as score_app
+from verl_mars.reward.cli import score
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
+
+class Commands(TyperGroup):
+    """Every command below it prints a user's error in the same way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was called."""
+        with errors_printed():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
 app.add_typer(data_app, name="data")
-app.add_typer(score_app, name="score")
+app.command()(score)
 app.command()(probe)
 
 
@@ -63,7 +75,7 @@ def doctor(
     for fault in faults:
         console.print(f"[red]fault[/red] {escape(fault)}", highlight=False)
     if faults:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
     console.print("[green]no faults[/green]")
 
 
@@ -93,14 +105,8 @@ def show_tokens(
     """Responses with each token shaded by how much it depends on the images, next to the images."""
     from verl_mars.show_tokens import show
 
-    console = Console(soft_wrap=True)
-    try:
-        files = show(dump, out, count, value)
-    except ValueError as error:
-        console.print(f"[red]fault[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from None
-    for file in files:
-        console.print(str(file), highlight=False)
+    for file in show(dump, out, count, value):
+        Console(soft_wrap=True).print(str(file), highlight=False)
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def test_a_row_at_fault_is_named():
 
 
 def test_settings_are_checked_when_the_manager_is_made():
-    with pytest.raises(ValueError, match="reward.reward_kwargs.wieght is not a setting"):
+    with pytest.raises(ValueError, match="reward.reward_kwargs.wieght: unknown key"):
         run(config({"wieght": 1}), item(GOOD))
     with pytest.raises(ValueError, match="must be a mapping"):
         run(config([1]), item(GOOD))

@@ -1,10 +1,14 @@
 """Skips what needs CUDA where there is none, and brings the runs of verl of the integration tests."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import verl_runs
+
+from verl_mars.toy import runs
+
+PROBES = Path(__file__).parents[1] / "integration"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,4 +23,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def run_main():
     """``run_main(folder, config_name, overrides)`` of the integration tests."""
-    return verl_runs.run_main
+    return partial(runs.run_main, path=PROBES)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from verl_mars.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -16,7 +18,7 @@ class Problem:
             raise KeyError(f"problem code {self.code!r} has no cure in verl_mars.data.faults.CURES")
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A fault of the data, for the user to read: what is wrong, where, what is allowed."""
 
 

@@ -15,6 +15,7 @@ from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.images import encoded_bytes, read_header
 from verl_mars.data.lettering import font, length, own_font, shortened, unknown_letters, wrapped
 from verl_mars.data.readers import as_files, row_batches
+from verl_mars.errors import UsageError
 
 WIDTH = 1680
 MARGIN = 24
@@ -91,7 +92,7 @@ def write_sheets(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"--out {out} cannot be made: {error.strerror}") from error
+        raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
     with own_font(font_file):
         return list(_sheets(picked, out, per_sheet))
 

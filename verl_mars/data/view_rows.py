@@ -23,6 +23,7 @@ from itertools import combinations
 from typing import Any
 
 from verl_mars.data.faults import DataError
+from verl_mars.errors import UsageError
 from verl_mars.views import Fused, Message, Mono, MonoPrompt, Shuffled, Source, Subset, sources_of_row
 
 KINDS = ("fused", "mono", "blind", "leave_one_out", "shuffled", "repeat", "subsets")
@@ -50,13 +51,13 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     """Kinds from a comma-separated list, in the order of :data:`KINDS`.
 
     Raises:
-        DataError: an unknown kind, or none.
+        UsageError: an unknown kind, or none.
     """
     asked = [kind.strip() for kind in text.split(",") if kind.strip()]
     unknown = [kind for kind in asked if kind not in KINDS]
     if unknown or not asked:
         wrong = f"view {unknown[0]!r} is unknown" if unknown else "no view is given"
-        raise DataError(f"--views {text}: {wrong}, allowed: {', '.join(KINDS)}")
+        raise UsageError(f"--views {text}: {wrong}, allowed: {', '.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind in asked)
 
 

@@ -1,6 +1,6 @@
 """``verl-mars probe``: does seeing more mean knowing more, for any model and any data.
 
-Exit codes: 0 done; 1 the probe could not be made or not be finished; 3 a gain of ``--fail-below`` was not reached.
+Exit codes: 0 done; 1 the probe could not be made or finished; 2 a wrong argument; 3 ``--fail-below`` was not met.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verl_mars.errors import UsageError
+
 if TYPE_CHECKING:
     from verl_mars.probe.figures import Figures
     from verl_mars.probe.options import Options
     from verl_mars.probe.run import Outcome
-
-FAILED, BELOW, INTERRUPTED = 1, 3, 130
 
 
 def probe(
@@ -60,49 +60,39 @@ def probe(
     from verl_mars.probe.questions import Sampling
     from verl_mars.probe.run import EngineMaker
     from verl_mars.probe.run import probe as run
-    from verl_mars.probe.verdict import falls_short
+    from verl_mars.probe.verdict import check
 
-    try:
-        options = Options(
-            data=tuple(data),
-            out=out,
-            model=model,
-            server=server,
-            kinds=parse_kinds(views),
-            sampling=Sampling(temperature, max_tokens, samples, seed),
-            limit=limit,
-            max_pixels=max_pixels,
-            mono_prompt=_mono_prompt(mono_prompt),
-            concurrency=concurrency,
-            timeout=timeout,
-            batch=batch,
-            device=device,
-            reward=_reward(setting or [], coordinates),
-            compare=compare,
-            power=power,
-            condition=fail_below,
-            report_rows=report_rows,
-        )
-        outcome = run(options, EngineMaker(options))
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command again asks only what is missing", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    options = Options(
+        data=tuple(data),
+        out=out,
+        model=model,
+        server=server,
+        kinds=parse_kinds(views),
+        sampling=Sampling(temperature, max_tokens, samples, seed),
+        limit=limit,
+        max_pixels=max_pixels,
+        mono_prompt=_mono_prompt(mono_prompt),
+        concurrency=concurrency,
+        timeout=timeout,
+        batch=batch,
+        device=device,
+        reward=_reward(setting or [], coordinates),
+        compare=compare,
+        power=power,
+        condition=fail_below,
+        report_rows=report_rows,
+    )
+    outcome = run(options, EngineMaker(options))
     _print(options, outcome)
     if outcome.stopped is not None:
-        typer.echo(f"error: {outcome.stopped}", err=True)
-        raise typer.Exit(FAILED)
-    short = falls_short(outcome.figures, *fail_below) if fail_below else None
-    if short is not None:
-        typer.echo(f"below: {short}", err=True)
-        raise typer.Exit(BELOW)
+        raise outcome.stopped
+    if fail_below is not None:
+        check(outcome.figures, *fail_below)
 
 
 def _mono_prompt(text: str) -> Any:
     if text not in ("repeat", "drop"):
-        raise ValueError(f"--mono-prompt {text}: allowed are repeat and drop")
+        raise UsageError(f"--mono-prompt {text}: allowed are repeat and drop")
     return text
 
 
@@ -116,7 +106,7 @@ def _reward(changes: Sequence[str], coordinates: str | None) -> Any:
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {change!r}: KEY=VALUE is needed, as answer_tags=optional")
+            raise UsageError(f"--set {change!r}: KEY=VALUE is needed, as answer_tags=optional")
         try:
             section[key.strip()] = json.loads(value)
         except ValueError:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from verl_mars.errors import UserError
 from verl_mars.probe.questions import Question
 
 
@@ -46,5 +47,5 @@ class Engine(Protocol):
         """
 
 
-class ProbeError(ValueError):
+class ProbeError(UserError):
     """A probe cannot be made; the message says why and what to do."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from verl_mars.data.faults import DataError
 from verl_mars.data.view_rows import ViewedRows
+from verl_mars.errors import UsageError
 from verl_mars.probe.engine import Answer, Engine, Missing, ProbeError
 from verl_mars.probe.figures import Figures, ScoredRow, compare, compute
 from verl_mars.probe.folder import Folder, Line, read_identity, read_lines
@@ -138,7 +139,7 @@ def _check(options: Options, rows: Sequence[Mapping[str, Any]]) -> None:
         sources = tuple(dict.fromkeys(source["name"] for row in rows for source in row["sources"]))
         check_condition(options.condition[0], sources, options.kinds)
     if options.power is not None and not 0 < options.power <= 1:
-        raise ProbeError(f"--power {options.power}: the gain must be above 0 and at most 1, such as 0.03")
+        raise UsageError(f"--power {options.power}: the gain must be above 0 and at most 1, such as 0.03")
 
 
 class EngineMaker:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import tenacity
 
+from verl_mars.errors import UsageError
 from verl_mars.probe.engine import Answer, Missing, ProbeError, Record
 from verl_mars.probe.pictures import Pictures
 from verl_mars.probe.questions import Question, Sampling
@@ -71,7 +72,7 @@ class Server:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ProbeError(f"--server {self.url}: an address as http://localhost:8000/v1 is needed")
+            raise UsageError(f"--server {self.url}: an address as http://localhost:8000/v1 is needed")
         self.url = self.url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
     def check(self, question: Question) -> None:

@@ -2,9 +2,16 @@
 
 from collections.abc import Mapping
 
-from verl_mars.probe.engine import ProbeError
+from verl_mars.errors import UsageError, UserError
 from verl_mars.probe.figures import Figures
 from verl_mars.probe.statistics import Estimate
+
+
+class GainNotShown(UserError):
+    """A gain is below what ``--fail-below`` asks for, or too uncertain to say."""
+
+    exit_code = 3
+
 
 COLUMNS = (
     ("fused", "accuracy", "fused"),
@@ -93,30 +100,31 @@ def check_condition(name: str, sources: tuple[str, ...], views: tuple[str, ...])
     """Whether ``--fail-below NAME GAIN`` can be judged by the views that are asked.
 
     Raises:
-        ProbeError: no such gain, or its views are not asked.
+        UsageError: no such gain, or its views are not asked.
     """
     need = {"mean": "mono", "best": "mono", "blind": "blind", "shuffled": "shuffled", **dict.fromkeys(sources, "mono")}
     if name not in need:
-        raise ProbeError(f"--fail-below {name}: no such gain, allowed: {', '.join(need)}")
+        raise UsageError(f"--fail-below {name}: no such gain, allowed: {', '.join(need)}")
     missing = [view for view in ("fused", need[name]) if view not in views]
     if missing:
-        raise ProbeError(f"--fail-below {name} needs the view {missing[0]}; add it to --views")
+        raise UsageError(f"--fail-below {name} needs the view {missing[0]}; add it to --views")
 
 
-def falls_short(figures: Figures, name: str, least: float) -> str | None:
-    """Why a gain does not reach ``least``; None where it does.
+def check(figures: Figures, name: str, least: float) -> None:
+    """Refuse a gain that the rows do not show: the low end of its interval has to reach ``least``.
 
-    The low end of the interval has to reach it: a gain that the rows do not show is not passed.
+    Raises:
+        GainNotShown: it does not.
     """
     estimate = figures.gains.get(name)
     if estimate is None:
-        return f"the gain over {name} is unknown: no row has both answers"
+        raise GainNotShown(f"--fail-below {name}: the gain is unknown, no row has both answers")
     if estimate.low is not None and estimate.low >= least:
-        return None
+        return
     cure = ""
     if estimate.value >= least:
-        cure = "; the value reaches it, the interval does not: more rows would narrow it (--power says how many)"
-    return (
-        f"the gain over {name} is {points(estimate.value)} points ({interval(estimate)}), its low end must reach "
-        f"{points(least)}{cure}"
+        cure = ". The value reaches it but the interval does not: more rows narrow it, --power says how many"
+    raise GainNotShown(
+        f"--fail-below {name}: the gain is {points(estimate.value)} points ({interval(estimate)}), but the low end of "
+        f"its interval must reach {points(least)}{cure}"
     )

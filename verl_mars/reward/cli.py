@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verl_mars.errors import UsageError
+
 if TYPE_CHECKING:
     from verl_mars.reward.authors_metric import AuthorsMetric
     from verl_mars.reward.predictions import Prediction
     from verl_mars.reward.settings import RewardSettings
 
-app = typer.Typer(
-    add_completion=False,
-    invoke_without_command=True,
-    subcommand_metavar="",
-    context_settings={"allow_interspersed_args": True},
-)
 _MAX_GROUPS = 50
 
 
-@app.callback()
 def score(
     predictions: Annotated[Path, typer.Argument(help="JSONL of responses with ground truths, or a .json list.")],
     task: Annotated[
@@ -49,25 +44,21 @@ def score(
     from rich.console import Console
 
     console = Console(soft_wrap=False)
-    try:
-        report = run(
-            predictions,
-            _settings(variant, coordinates, model, setting or []),
-            task=task,
-            rows=rows,
-            size=_size(size),
-            label=label,
-            by=tuple(by) if by else ("source", "data_source"),
-            with_authors_metric=authors_metric,
-            resamples=bootstrap,
-            seed=seed,
-            out=out,
-        )
-        if summary is not None:
-            summary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        console.print(f"[red]error[/red] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    report = run(
+        predictions,
+        _settings(variant, coordinates, model, setting or []),
+        task=task,
+        rows=rows,
+        size=_size(size),
+        label=label,
+        by=tuple(by) if by else ("source", "data_source"),
+        with_authors_metric=authors_metric,
+        resamples=bootstrap,
+        seed=seed,
+        out=out,
+    )
+    if summary is not None:
+        summary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for title, table in _tables(report):
         console.print(f"\n[bold]{_escape(title)}[/bold]", highlight=False, soft_wrap=True)
         console.print(table)
@@ -140,7 +131,7 @@ def _settings(variant: str, coordinates: str | None, model: str | None, changes:
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {change!r}: KEY=VALUE is needed, as think_in_prompt=true")
+            raise UsageError(f"--set {change!r}: KEY=VALUE is needed, as think_in_prompt=true")
         try:
             section[key.strip()] = json.loads(value)
         except ValueError:
@@ -153,7 +144,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f"--size {text!r}: WIDTHxHEIGHT in pixels is needed, as 1280x1024")
+        raise UsageError(f"--size {text!r}: WIDTHxHEIGHT in pixels is needed, as 1280x1024")
     return int(width), int(height)
 
 

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
+
+from verl_mars.config import Settings
 
 Coordinates = Literal["pixel", "qwen2_5_vl", "qwen3_vl"]
 
 
-class ImageLimits(BaseModel):
+class ImageLimits(Settings):
     """How verl's path resizes an image before a Qwen2.5-VL model sees it (see :mod:`verl_mars.reward.coordinates`).
 
     The defaults are those that Qwen2.5-VL is published with. The manager takes them from the model's own files.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     patch_size: int = Field(default=14, ge=1, le=256)
     merge_size: int = Field(default=2, ge=1, le=16)
@@ -29,10 +29,8 @@ class ImageLimits(BaseModel):
         return self
 
 
-class OverlongBuffer(BaseModel):
+class OverlongBuffer(Settings):
     """DAPO's soft overlong punishment, with the keys and the meaning of verl's ``dapo`` manager."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enable: bool = False
     len: int = Field(default=0, ge=0)
@@ -40,10 +38,8 @@ class OverlongBuffer(BaseModel):
     log: bool = False
 
 
-class RewardSettings(BaseModel):
+class RewardSettings(Settings):
     """How answers are read and weighed. The same settings hold for every row of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Literal["mars", "authors"] = "mars"
     """``authors``: the published formulas of the MARS authors, for comparison (:mod:`verl_mars.reward.authors`)."""
@@ -105,21 +101,7 @@ class RewardSettings(BaseModel):
         Raises:
             ValueError: an unknown key or an impossible value; one line per fault, each naming ``where`` and the key.
         """
-        if not section:
-            return DEFAULTS
-        try:
-            return cls(**section)
-        except ValidationError as error:
-            raise ValueError("\n".join(_sentence(fault, where) for fault in error.errors())) from None
-
-
-def _sentence(fault: Any, where: str) -> str:
-    key = ".".join([where, *(str(part) for part in fault["loc"])])
-    if fault["type"] == "extra_forbidden":
-        allowed = ", ".join(sorted(RewardSettings.model_fields))
-        return f"{key} is not a setting of the rewards; {where} may hold: {allowed}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if not fault["loc"] else f"{key} = {fault['input']!r}: {message}"
+        return cls.from_mapping(section, where) if section else DEFAULTS
 
 
 DEFAULTS = RewardSettings()

@@ -13,6 +13,7 @@ import raw_sets
 from PIL import Image
 from typer.testing import CliRunner
 
+from verl_mars.cli import app
 from verl_mars.data import cli, lettering, sheets
 from verl_mars.data.schema import ARROW_SCHEMA, write_rows
 from verl_mars.data.stats import collect
@@ -23,7 +24,7 @@ def call():
     """A function that calls ``verl-mars data ...``; it checks the exit code and returns (stdout, stderr)."""
 
     def run(*arguments, code=0):
-        result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        result = CliRunner().invoke(app, ["data", *map(str, arguments)])
         assert result.exit_code == code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result.stdout, result.stderr
@@ -109,14 +110,14 @@ def test_a_disk_error_is_a_sentence(call, raw, monkeypatch, tmp_path):
 
     monkeypatch.setattr("verl_mars.data.stats.row_batches", broken)
     (tmp_path / "a.parquet").touch()
-    _, error = call("stats", tmp_path / "a.parquet", code=2)
+    _, error = call("stats", tmp_path / "a.parquet", code=1)
     assert error == "error: /data/7.jpg: Permission denied\n"
 
 
 def test_a_file_of_another_tool(call, tmp_path):
     file = tmp_path / "other.parquet"
     pq.write_table(pa.table({"question": ["a"], "picture": ["a.jpg"]}), file)
-    _, error = call("show", file, "--out", tmp_path / "sheets", code=2)
+    _, error = call("show", file, "--out", tmp_path / "sheets", code=1)
     assert "no column prompt or images, its columns are: question, picture" in error
     out, _ = call("stats", file)
     assert "1 row; see" in out
@@ -176,7 +177,7 @@ def test_stats(call, raw, run):
     assert found["unreadable"] == 0
     out, _ = call("stats", *files)
     assert "source thermal" in out and "rgb" in out
-    _, error = call("stats", "/no.parquet", code=2)
+    _, error = call("stats", "/no.parquet", code=1)
     assert "does not exist" in error
 
 
@@ -318,7 +319,7 @@ def test_letters_that_the_font_lacks_are_told_and_another_font_may_be_given(call
         drawn.append(Image.open(sheet).tobytes())
     assert drawn[0] != drawn[1]
     (tmp_path / "no.ttf").write_bytes(b"no")
-    _, error = call("show", tmp_path / "a.parquet", "--out", tmp_path, "--font", tmp_path / "no.ttf", code=2)
+    _, error = call("show", tmp_path / "a.parquet", "--out", tmp_path, "--font", tmp_path / "no.ttf", code=1)
     assert "is no font" in error
 
 

@@ -209,13 +209,13 @@ def test_blindness_ends_with_its_exit_code(toy, misled, tmp_path):
 
     with serving(FakeServer(unseeing)) as server:
         result = run(server, toy, tmp_path / "blind", "--limit", "100", "--fail-below", "blind", "0.02")
-        assert result.exit_code == 3 and "below: the gain over blind" in result.output
+        assert result.exit_code == 3 and "--fail-below blind: the gain is" in result.output
         assert "do not show that the model sees its images" in summary(tmp_path / "blind")["verdict"]
     with serving(FakeServer(misled)) as server:
         result = run(server, toy, tmp_path / "sees", "--limit", "100", "--fail-below", "blind", "0.02")
         assert result.exit_code == 0, result.output
         result = run(server, toy, tmp_path / "few", "--views", "fused,mono", "--fail-below", "blind", "0.02")
-        assert result.exit_code == 1 and "needs the view blind" in result.output
+        assert result.exit_code == 2 and "needs the view blind" in result.output
         assert not (tmp_path / "few").exists()
 
 
@@ -254,13 +254,13 @@ def test_bad_input_is_a_sentence(toy, misled, tmp_path, monkeypatch):
             "view 'thermal' is unknown, allowed: fused": ["--views", "fused,thermal"],
             "no such gain, allowed: mean, best": ["--fail-below", "nothing", "0.1"],
             "above 0 and at most 1": ["--power", "3"],
-            "--set.colour is not a setting": ["--set", "colour=1"],
+            "--set.colour: unknown key": ["--set", "colour=1"],
             "does not serve --model": [],
         }
         for sentence, options in cases.items():
             model = "unknown" if not options else "toy"
             result = run(server, toy, out, *options, model=model)
-            assert result.exit_code == 1 and sentence in result.output, (sentence, result.output)
+            assert result.exit_code in (1, 2) and sentence in result.output, (sentence, result.output)
         server.reply = refusing(400, "toy is not a multimodal model")
         result = run(server, toy, out, "--limit", "4")
         assert result.exit_code == 1 and "not a multimodal model" in result.output

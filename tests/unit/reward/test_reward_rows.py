@@ -140,7 +140,7 @@ def test_the_row_is_left_as_it_is():
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ({"weight": 1}, "reward.reward_kwargs.weight is not a setting of the rewards; .* may hold: accuracy_weight"),
+        ({"weight": 1}, "reward.reward_kwargs.weight: unknown key; .*allowed: variant, accuracy_weight"),
         ({"variant": "paper"}, "reward.reward_kwargs.variant = 'paper': .*'mars' or 'authors'"),
         ({"accuracy_weight": -1, "format_weight": 0}, "accuracy_weight = -1: .*greater than or equal to 0"),
         ({"accuracy_weight": float("nan"), "format_weight": 0}, "accuracy_weight = nan: .*finite"),
@@ -153,11 +153,11 @@ def test_the_row_is_left_as_it_is():
         ({"answer_tags": "none"}, "answer_tags = 'none'"),
         ({"math_timeout_seconds": 0}, "math_timeout_seconds = 0"),
         ({"image_processor": {"min_pixels": 10, "max_pixels": 5}}, r"min_pixels \(10\) is above max_pixels \(5\)"),
-        ({"image_processor": {"size": 5}}, "image_processor.size is not a setting"),
+        ({"image_processor": {"size": 5}}, "image_processor.size: unknown key"),
         ({"overlong_buffer_cfg": {"enable": True, "len": 0}, "max_resp_len": 9}, "len must be above 0"),
         ({"overlong_buffer_cfg": {"enable": True, "len": 5}}, "max_resp_len is needed"),
         ({"overlong_buffer_cfg": {"enable": True, "len": 5}, "max_resp_len": 4}, "is below overlong_buffer_cfg.len"),
-        ({"overlong_buffer_cfg": {"length": 5}}, "overlong_buffer_cfg.length is not a setting"),
+        ({"overlong_buffer_cfg": {"length": 5}}, "overlong_buffer_cfg.length: unknown key; did you mean 'len'"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(section, says):
@@ -167,7 +167,7 @@ def test_impossible_settings_are_refused_by_name(section, says):
 
 def test_an_unknown_argument_of_compute_score_is_refused():
     for arguments in ({"weight": 1}, {"image_processor": {"size": 3}}):
-        with pytest.raises(ValueError, match=r"compute_score\.\S+ is not a setting"):
+        with pytest.raises(ValueError, match=r"compute_score\.\S+: unknown key"):
             compute_score("d", ANSWER, {"answers": ["x"]}, {"task": "vqa"}, **arguments)
 
 

@@ -1,12 +1,17 @@
 """What `make test-vllm` writes into its environment."""
 
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from verl_mars.cpu import vllm_environment
+FILE = Path(__file__).parents[2] / ".ci" / "vllm_environment.py"
+spec = importlib.util.spec_from_file_location("vllm_environment", FILE)
+vllm_environment = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(vllm_environment)
 
 
 @pytest.fixture
@@ -28,14 +33,16 @@ def test_every_process_of_the_environment_starts_with_the_hook(build_installed, 
         "print([m for m in sys.modules if m in ('torch', 'vllm', 'verl')])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout.split("\n")[:2] == ["_BeforeTorchvision", "[]"], run.stderr
+    assert run.stdout.split("\n")[:2] == ["BeforeTorchvision", "[]"], run.stderr
 
 
-def test_the_hook_finds_nothing_itself_and_acts_once(monkeypatch):
-    called = []
-    monkeypatch.setattr("verl_mars.cpu.torchvision_ops.define_missing_ops", lambda: called.append(True))
+def test_the_hook_finds_nothing_itself_and_acts_once(build_installed, tmp_path, monkeypatch):
+    vllm_environment.prepare(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    vllm_environment.before_torchvision()
+    called = []
+    monkeypatch.setattr("verl_mars._compat.define_missing_torchvision_ops", lambda: called.append(True))
+    importlib.import_module(vllm_environment.HOOK)
     hook = sys.meta_path[0]
     assert hook.find_spec("json") is None and called == []
     assert hook.find_spec("torchvision") is None and called == [True]

@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""The callbacks of the recipes: what they fill in, and the one refusal of multiruns."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def _config(**given: Any) -> DictConfig:
 
 
 def _callback() -> Any:
-    return instantiate({"_target_": "verl_mars.toy.PrepareToy", "track": "interference", "seed": 3})
+    return instantiate({"_target_": "verl_mars.hydra_callbacks.PrepareToy", "track": "interference", "seed": 3})
 
 
 def test_nulls_are_filled_in(asked: list[tuple[Any, ...]]) -> None:
@@ -65,17 +65,10 @@ def test_nothing_is_built_when_nothing_is_missing(asked: list[tuple[Any, ...]]) 
     assert asked == []
 
 
-def test_importing_the_package_imports_no_heavy_library() -> None:
-    heavy = "{'torch', 'transformers', 'verl', 'numpy', 'matplotlib', 'hydra', 'pyarrow'}"
-    code = f"import sys, verl_mars.toy; print(sorted({heavy} & set(sys.modules)))"
+def test_importing_the_callbacks_imports_no_heavy_library() -> None:
+    heavy = "{'torch', 'transformers', 'verl', 'numpy', 'matplotlib', 'pyarrow'}"
+    code = f"import sys, verl_mars.hydra_callbacks, verl_mars.toy; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
-def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
-    import verl_mars.toy
-
-    with pytest.raises(AttributeError, match="no attribute 'Prepare'"):
-        _ = verl_mars.toy.Prepare
 
 
 @pytest.mark.parametrize("error", [ValueError("unknown toy track"), OSError("disk full"), RuntimeError("too low")])
@@ -89,13 +82,13 @@ def test_a_toy_that_cannot_be_had_ends_the_run(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(module, "prepare", fail)
     config = _config()
     with open_dict(config):
-        config.hydra = {"callbacks": {"toy": {"_target_": "verl_mars.toy.PrepareToy"}}}
+        config.hydra = {"callbacks": {"toy": {"_target_": "verl_mars.hydra_callbacks.PrepareToy"}}}
     with pytest.raises(SystemExit, match=f"cannot be prepared: {error}"):
         Callbacks(config).on_run_start(config=config)
 
 
 def test_a_multirun_says_what_to_do() -> None:
-    with pytest.raises(SystemExit, match=r"multirun cannot fill in data.train_files, data.val_files, actor_"):
+    with pytest.raises(SystemExit, match=r"multirun cannot fill in data.train_files, data.val_files, actor_.*=\.\.\."):
         _callback().on_multirun_start(_config())
     _callback().on_multirun_start(
         _config(data__train_files="a", data__val_files="b", actor_rollout_ref__model__path="c")

@@ -95,18 +95,29 @@ def demo(
     run(out=out, steps=steps, seed=seed, track=track, algorithm=algorithm)
 
 
+@data_app.command("show")
+def show_rows(
+    files: Annotated[list[str], typer.Argument(help="Files, as in data.train_files.")],
+    out: Annotated[Path, typer.Option(help="Folder for rows.html.")] = Path("outputs/rows"),
+    rows: Annotated[int, typer.Option(min=1, max=500, help="Rows to show, at equal distances.")] = 24,
+) -> None:
+    """Write a page to look at: every source, boxes, question, ground truth, mono prompts."""
+    from verl_mars.reports.rows import write_rows_page
+
+    print(write_rows_page(files, out / "rows.html", rows))
+
+
 @app.command("show-tokens")
 def show_tokens(
     dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir, of a run with pgpo or vogue.")],
-    out: Annotated[Path, typer.Option(help="Where tokens.html and tokens.png go.")] = Path("outputs/tokens"),
-    count: Annotated[int, typer.Option(min=1, max=100, help="Prompts to show, a response of each.")] = 6,
+    out: Annotated[Path, typer.Option(help="Folder for tokens.html.")] = Path("outputs/tokens"),
+    count: Annotated[int, typer.Option(min=1, max=100, help="Prompts to show, one response of each.")] = 6,
     value: Annotated[str | None, typer.Option(help="dependency, uncertainty or weight.")] = None,
 ) -> None:
     """Responses with each token shaded by how much it depends on the images, next to the images."""
-    from verl_mars.show_tokens import show
+    from verl_mars.reports.tokens import write_tokens_page
 
-    for file in show(dump, out, count, value):
-        Console(soft_wrap=True).print(str(file), highlight=False)
+    print(write_tokens_page(dump, out / "tokens.html", count, value))
 
 
 def main() -> None:

@@ -208,22 +208,6 @@ def validate(
 
 
 @app.command()
-def show(
-    files: Annotated[list[str], typer.Argument(help="Files, as in data.train_files.")],
-    out: Annotated[Path, typer.Option(help="Folder for the sheets.")],
-    rows: Annotated[int, typer.Option(min=1, help="Rows to draw, at equal distances.")] = 24,
-    per_sheet: Annotated[int, typer.Option(min=1, max=12, help="Rows on one sheet.")] = 4,
-    font: Annotated[str | None, typer.Option(help="A font file, for letters that DejaVu Sans lacks.")] = None,
-) -> None:
-    """Draw contact sheets: every source, boxes, question, ground truth, mono prompts."""
-    from verl_mars.data.sheets import write_sheets
-
-    sheets = write_sheets(files, out, rows=rows, per_sheet=per_sheet, font_file=font)
-    for sheet in sheets:
-        print(sheet)  # noqa: T201
-
-
-@app.command()
 def stats(
     files: Annotated[list[str], typer.Argument(help="Files, as in data.train_files.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -1,4 +1,4 @@
-"""The dump of tokens as a page and as a picture."""
+"""The page of shaded tokens."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from verl_mars.show_tokens import draw, medians, page, read_responses, show
+from verl_mars.reports.tokens import medians, read_responses, write_tokens_page
 
 LINE = {
     "input": "where is the hot object?",
@@ -71,7 +71,7 @@ def test_tokens_that_were_not_sampled_are_in_no_median(dump):
 
 def test_medians_are_over_all_prompts_and_shown(dump, tmp_path):
     lines = [{**LINE, "uid": f"{i}_0_0", "dependency": [float(i), 9.0 * i, 7.0, 3.0]} for i in range(4)]
-    html, _ = show(dump(*lines), tmp_path / "out", count=1)
+    html = write_tokens_page(dump(*lines), tmp_path / "out" / "tokens.html", count=1)
     assert "median over a response of each of 4 prompts: 3 on words, nan on tags" in html.read_text()
 
 
@@ -105,9 +105,9 @@ def test_other_faults_are_named(dump, tmp_path):
         read_responses(dump(LINE), 1, "uncertainty")
 
 
-def test_a_models_text_never_becomes_markup(dump):
+def test_a_models_text_never_becomes_markup(dump, tmp_path):
     nasty = {**LINE, "input": "<script>alert(1)</script>", "tokens": ["<img src=x onerror=alert(1)>", "a", "b", "c"]}
-    html = page("t", "dependency", read_responses(dump(nasty), 1)[1])
+    html = write_tokens_page(dump(nasty), tmp_path / "t.html").read_text()
     assert "<script" not in html and "<img src=x" not in html and "&lt;script&gt;" in html
 
 
@@ -116,22 +116,20 @@ def test_images_are_inside_the_page_and_missing_ones_are_said(dump, tmp_path):
     text = tmp_path / "secret.txt"
     text.write_text("secret")
     images = [str(tmp_path / "a.png"), str(text), str(tmp_path / "none.png"), None]
-    html = page("t", "dependency", read_responses(dump({**LINE, "images": images}), 1)[1])
+    html = write_tokens_page(dump({**LINE, "images": images}), tmp_path / "t.html").read_text()
     assert html.count("data:image/png;base64,") == 1 and html.count("is not there") == 3
 
 
-def test_the_picture_shades_the_largest_token(dump, tmp_path):
-    Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "a.png")
-    _, responses = read_responses(dump({**LINE, "images": [str(tmp_path / "a.png")]}), 1)
-    draw("a title with $ and _", "dependency", responses, tmp_path / "out.png")
-    pixels = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
-    assert (np.abs(pixels - (214, 69, 65)).sum(-1) < 8).sum() > 100, "the token of the largest value"
-    assert (np.abs(pixels - (0, 0, 255)).sum(-1) < 8).sum() > 1000, "the image"
+def test_tokens_keep_their_blanks_and_have_shade_and_number(dump, tmp_path):
+    html = write_tokens_page(dump(LINE), tmp_path / "t.html").read_text()
+    assert (
+        '0.000)" title="0">top</span><span style="background: rgba(214, 69, 65, 0.500)" title="1"> left</span>' in html
+    )
+    assert 'title="not sampled">&lt;b&gt;</span>' in html
 
 
-def test_long_responses_and_strange_characters_are_drawn(dump, tmp_path):
-    tokens = ["\u4f60", "", "\ufffd", "$x_1$", "a" * 300] * 400
-    line = {**LINE, "tokens": tokens, "sampled": [1] * 2000, "dependency": [1.0] * 2000, "weight": [1.0] * 2000}
-    files = show(dump(line), tmp_path / "out")
-    assert [file.name for file in files] == ["tokens.html", "tokens.png"]
-    assert all(file.stat().st_size > 1000 for file in files)
+def test_long_responses_and_strange_characters_are_shown(dump, tmp_path):
+    tokens = ["\u4f60", "", "\ufffd", "$x_1$", "\ud800", "a" * 300] * 400
+    line = {**LINE, "tokens": tokens, "sampled": [1] * 2400, "dependency": [1.0] * 2400, "weight": [1.0] * 2400}
+    file = write_tokens_page(dump(line), tmp_path / "out" / "t.html")
+    assert file.read_text(encoding="utf-8").count("<span") == 2400

@@ -1,4 +1,4 @@
-"""``verl-mars data``: list, convert, validate, show, stats; and ``python -m verl_mars.data_prep.NAME``.
+"""``verl-mars data``: list, convert, validate, show, stats, views; and ``python -m verl_mars.data_prep.NAME``.
 
 Exit codes: 0 all is well; 1 faulty or unreadable data, or too many rejected samples; 2 a wrong argument.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verl_mars.data.terminal import bar, console, print_conversion, print_stats, print_validation
+from verl_mars.data.terminal import bar, console, counted, print_conversion, print_stats, print_validation
 from verl_mars.errors import FAILED, errors_printed
 
 if TYPE_CHECKING:
@@ -242,3 +242,27 @@ def _workers(converter: "Converter", given: int | None, decode: bool) -> int:
     if given is not None:
         return given
     return min(8, os.cpu_count() or 1) if decode or converter.draws else 0
+
+
+@app.command()
+def views(
+    files: Annotated[list[str], typer.Argument(help="Parquet files of rows with sources.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    kinds: Annotated[
+        str, typer.Option("--views", help="Of fused, mono, blind, leave_one_out, shuffled, repeat, subsets.")
+    ] = "fused,mono,blind",
+    mono_prompt: Annotated[str, typer.Option(help="`repeat` or `drop`, as algorithm.mars.mono_prompt.")] = "repeat",
+    seed: Annotated[int, typer.Option(help="Of the rows whose images a shuffled view shows.")] = 0,
+) -> None:
+    """Each view of each row as an ordinary row: any run or harness then reports them as data sets of their own."""
+    from verl_mars.data.view_rows import parse_kinds, read_mono_prompt, write_views
+
+    to = console()
+    written, left_out = write_views(
+        files, out, parse_kinds(kinds), mono_prompt=read_mono_prompt(mono_prompt), seed=seed
+    )
+    for view, count in written.items():
+        to.print(f"{view}  {counted(count, 'row')}", highlight=False, markup=False)
+    for kind, count in left_out.items():
+        to.print(f"{counted(count, 'row')} cannot have the view {kind}", style="yellow", highlight=False)
+    to.print(f"{out}: {counted(sum(written.values()), 'row')}", highlight=False, markup=False)

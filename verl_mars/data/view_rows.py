@@ -14,15 +14,23 @@ subsets           every further subset of sources (rows of 4 to 6 sources)   ``<
 ================  =========================================================  ==============================
 """
 
+import json
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from verl_mars.data.faults import DataError
+from verl_mars.data.files import whole_file
+from verl_mars.data.readers import as_files, open_parquet, row_batches
+from verl_mars.data.schema import to_table
 from verl_mars.errors import UsageError
 from verl_mars.views import Fused, Message, Mono, MonoPrompt, Shuffled, Source, Subset, sources_of_row
 
@@ -59,6 +67,18 @@ def parse_kinds(text: str) -> tuple[str, ...]:
         wrong = f"view {unknown[0]!r} is unknown" if unknown else "no view is given"
         raise UsageError(f"--views {text}: {wrong}, allowed: {', '.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind in asked)
+
+
+def read_mono_prompt(text: str) -> MonoPrompt:
+    """``repeat`` or ``drop``.
+
+    Raises:
+        UsageError: anything else.
+    """
+    for allowed in get_args(MonoPrompt):
+        if text == allowed:
+            return allowed  # type: ignore[no-any-return]
+    raise UsageError(f"--mono-prompt {text}: allowed are {', '.join(get_args(MonoPrompt))}")
 
 
 def messages_of_row(row: Mapping[str, Any]) -> list[Message]:
@@ -173,7 +193,8 @@ class ViewedRows:
 def view_row(row: Mapping[str, Any], view: AskedView, index: int) -> dict[str, Any]:
     """A view as a row that stock verl loads: ``data_source`` is ``set@view``, ``extra_info`` says where it comes from.
 
-    ``image_sizes`` and the ground truth stay those of the fused row, as when a mono session is scored in training.
+    All its images are one source with the view's name. Sizes of images are dropped, since they belong to the fused row;
+    a grounding truth holds the size that its boxes are in.
     """
     images: list[Any] = []
     prompt = []
@@ -191,14 +212,75 @@ def view_row(row: Mapping[str, Any], view: AskedView, index: int) -> dict[str, A
         "index": index,
         "sample_id": f"{extra.get('sample_id', extra['index'])}@{view.name}",
     }
+    sources: list[dict[str, Any]] = row["sources"]
+    if view.kind != "fused":
+        own = {"name": view.name, "images": list(range(len(images))), "prompt": None, "ground_truth": None}
+        sources = [own] if images else []
+        extra |= {"sources": [source["name"] for source in sources], "image_sizes": None}
+        extra |= {"seen_sizes": None} if "seen_sizes" in extra else {}
     return {
         **row,
         "data_source": f"{row['data_source']}@{view.name}",
         "prompt": prompt,
         "images": images,
-        "reward_model": {**row["reward_model"], "ground_truth": view.ground_truth},
+        "sources": sources,
+        "reward_model": {**row["reward_model"], "ground_truth": _in_frame(view.ground_truth, len(images))},
         "extra_info": extra,
     }
+
+
+def _in_frame(truth: str, images: int) -> str:
+    """A grounding truth whose ``frame`` is an image that the view has; it says only whose pixels the boxes are in."""
+    try:
+        value = json.loads(truth)
+    except ValueError:
+        return truth
+    if isinstance(value, dict) and isinstance(value.get("frame"), int) and value["frame"] >= images:
+        return json.dumps({**value, "frame": 0})
+    return truth
+
+
+def write_views(
+    files: Sequence[str], out: Path, kinds: Sequence[str], *, mono_prompt: MonoPrompt = "repeat", seed: int = 0
+) -> tuple[Counter[str], Counter[str]]:
+    """Write the views of all rows to one Parquet file, with the files' own schema.
+
+    Returns:
+        Rows written by view, and views that a row cannot have by kind.
+
+    Raises:
+        DataError: a row that cannot be rendered, files whose schemas differ, or a target that is there already.
+    """
+    if out.exists():
+        raise DataError(f"--out {out} is there already; remove it or choose another name")
+    listed = as_files(files)
+    parquet = [file for file in listed if not file.endswith(".parquet")]
+    if parquet:
+        raise DataError(f"{parquet[0]} is no Parquet file; views are written with the schema of the rows")
+    schema = _with_view(open_parquet(listed[0]).schema_arrow)
+    rows = [row for file in listed for batch in row_batches(file) for row in batch]
+    viewed = ViewedRows(rows, kinds, mono_prompt=mono_prompt, seed=seed)
+    written: Counter[str] = Counter()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as file, pq.ParquetWriter(file, schema) as writer:
+        for number, row in enumerate(rows):
+            records = []
+            for view in viewed.views(number):
+                records.append(view_row(row, view, sum(written.values())))
+                written[view.name] += 1
+            if records:
+                writer.write_table(to_table(records, schema, number))
+    return written, viewed.left_out
+
+
+def _with_view(schema: pa.Schema) -> pa.Schema:
+    """The schema with what :func:`view_row` adds to ``extra_info``."""
+    place = schema.get_field_index("extra_info")
+    if place < 0:
+        raise DataError("the files have no column extra_info; see docs/data-format.md")
+    own = [field for field in schema.field(place).type if field.name not in ("row", "view")]
+    extra = pa.struct([*own, pa.field("row", pa.int64()), pa.field("view", pa.string())])
+    return schema.set(place, pa.field("extra_info", extra)).remove_metadata()
 
 
 def _where(number: int, row: Mapping[str, Any]) -> str:

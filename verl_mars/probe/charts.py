@@ -6,10 +6,10 @@ from html import escape
 
 from verl_mars.probe.statistics import Estimate
 
-_LABEL, _PLOT, _VALUE = 168, 300, 150  # pixels: names, bars, numbers
+_LABEL, _PLOT, _VALUE = 200, 280, 160  # pixels: names, bars, numbers
 _ROW, _TOP, _BOTTOM = 26, 8, 24
 _INK, _MUTED, _GRID = "#1c1c1e", "#6e6e74", "#dedee2"
-_LONGEST_LABEL = 24
+_LONGEST_LABEL = 28
 
 
 @dataclass(frozen=True)

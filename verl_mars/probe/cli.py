@@ -55,7 +55,7 @@ def probe(
     report_rows: Annotated[int, typer.Option(min=0, help="Rows in the table of the report.")] = 500,
 ) -> None:
     """What each source gives a model, what fusing gains or costs, and whether the model looks at its images at all."""
-    from verl_mars.data.view_rows import parse_kinds
+    from verl_mars.data.view_rows import parse_kinds, read_mono_prompt
     from verl_mars.probe.options import Options
     from verl_mars.probe.questions import Sampling
     from verl_mars.probe.run import EngineMaker
@@ -71,7 +71,7 @@ def probe(
         sampling=Sampling(temperature, max_tokens, samples, seed),
         limit=limit,
         max_pixels=max_pixels,
-        mono_prompt=_mono_prompt(mono_prompt),
+        mono_prompt=read_mono_prompt(mono_prompt),
         concurrency=concurrency,
         timeout=timeout,
         batch=batch,
@@ -88,12 +88,6 @@ def probe(
         raise outcome.stopped
     if fail_below is not None:
         check(outcome.figures, *fail_below)
-
-
-def _mono_prompt(text: str) -> Any:
-    if text not in ("repeat", "drop"):
-        raise UsageError(f"--mono-prompt {text}: allowed are repeat and drop")
-    return text
 
 
 def _reward(changes: Sequence[str], coordinates: str | None) -> Any:

@@ -80,7 +80,7 @@ def compute(rows: Sequence[ScoredRow], *, power: float | None = None, resamples:
         raise ValueError("no rows to compute figures of")
     clusters = cluster_numbers([row.group for row in rows])
     sources = tuple(dict.fromkeys(source for row in rows for source in row.sources))
-    views = list(dict.fromkeys(view for row in rows for view in row.accuracy))
+    views = sorted(dict.fromkeys(view for row in rows for view in row.accuracy), key=lambda view: _place(view, sources))
     of = {view: np.array([row.of(view) for row in rows]) for view in views}
     absent = np.full(len(rows), np.nan)
 
@@ -130,6 +130,13 @@ def compute(rows: Sequence[ScoredRow], *, power: float | None = None, resamples:
         shares=part("share"),
         needed=needed,
     )
+
+
+def _place(view: str, sources: Sequence[str]) -> tuple[int, str]:
+    """Where a view stands among the others: fused, the sources, the controls, then what is made of some sources."""
+    if view in sources:
+        return 1, f"{list(sources).index(view):03}"
+    return {"fused": 0, "blind": 2, "shuffled": 3}.get(view, 4), view
 
 
 def _with_p(estimate: Estimate, p: float) -> Estimate:

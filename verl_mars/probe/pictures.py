@@ -1,4 +1,4 @@
-"""Images as they are sent to a model, and as thumbnails: bounded, and held no longer than needed."""
+"""Images as they are sent to a model: bounded, and held no longer than needed."""
 
 import base64
 import hashlib
@@ -117,15 +117,3 @@ def _read(part: Mapping[str, Any]) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"image {path}: {error.strerror}") from None
-
-
-def thumbnail(picture: Picture, side: int) -> str:
-    """A small JPEG of the picture as a data URL; its longer side has ``side`` pixels."""
-    small = picture.open()
-    if max(small.size) < side:  # pixel art stays sharp
-        times = side // max(small.size)
-        small = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

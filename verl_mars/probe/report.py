@@ -4,20 +4,20 @@ Answers and questions are other people's text: escaped, clipped, and kept from d
 policy that allows the page's own script by its hash and no connection at all.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
+
+from markupsafe import Markup
 
 from verl_mars.data.view_rows import ViewedRows
 from verl_mars.probe.charts import Bar, bars, ends
 from verl_mars.probe.figures import Figures
-from verl_mars.probe.pictures import Pictures, thumbnail
+from verl_mars.probe.pictures import Pictures
 from verl_mars.probe.scoring import ScoredLine, gather
 from verl_mars.probe.statistics import Estimate
 from verl_mars.probe.verdict import interval, percent, points
+from verl_mars.reports.page import Picture, picture, render, script_of
 from verl_mars.views import Message
 
 PICTURE_BYTES = 12 * 2**20
@@ -25,7 +25,8 @@ PICTURE_BYTES = 12 * 2**20
 ANSWER_CHARACTERS, QUESTION_CHARACTERS = 1500, 600
 TEXT_CHARACTERS = 6 * 2**20
 """All answers together; they are clipped shorter where there are many."""
-_SIDES = (200, 144, 96, 64)
+_SIZES = ((112, 112), (200, 0), (112, 0), (64, 0))
+"""Longest side, and longest side of a PNG: small pictures stay as they are if there is room."""
 
 _ORDER = ("interference", "complementary", "dominant", "unsolved", "redundant", "incomplete")
 _COLORS = {
@@ -66,14 +67,10 @@ def page(
         scored: the answers.
         most_rows: rows in the table, interference first.
     """
-    from jinja2 import Environment
-
-    script = resources.files("verl_mars.probe").joinpath("report.js").read_text(encoding="utf-8")
-    template = resources.files("verl_mars.probe").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    rows = _rows(numbered, viewed, pictures, scored, most_rows)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    rows = _rows(numbered, viewed, pictures, scored, most_rows, list(figures.accuracy))
+    return render(
+        "probe.html",
+        title=f"Probe of {summary['model']} on {', '.join(file['file'] for file in summary['data'])}",
         summary=summary,
         missing=sum(summary["missing"].values()),
         charts=_charts(figures),
@@ -87,21 +84,20 @@ def page(
         views=list(summary["asked"]),
         colors=_COLORS,
         details=json.dumps({k: summary[k] for k in ("data", "sampling", "reward", "versions", "prompts")}, indent=2),
-        script=script,
-        script_hash=digest,
+        **script_of("probe.js"),
     )
 
 
 # ---------------------------------------------------------------- figures
 
 
-def _charts(figures: Figures) -> list[dict[str, str]]:
+def _charts(figures: Figures) -> list[dict[str, Any]]:
     charts = []
     shown = [(view, e) for view, e in figures.accuracy.items()]
     accuracy = [Bar(_label(view), e, _color(view, figures), _with_interval(e)) for view, e in shown]
     if accuracy:
         svg = bars("Accuracy of each view", accuracy, low=0.0, high=1.0)
-        charts.append({"title": "Accuracy of each view", "note": "95% intervals over scenes", "svg": svg})
+        charts.append({"title": "Accuracy of each view", "note": "95% intervals over scenes", "svg": Markup(svg)})
     names = {"mean": "the mean of its sources", "best": "the best source"}
     gains = [(names.get(name, _label(name)), e, name) for name, e in figures.gains.items()]
     if gains:
@@ -109,7 +105,7 @@ def _charts(figures: Figures) -> list[dict[str, str]]:
         rows = [Bar(f"over {label}", e, _sign(e), _gain(e)) for label, e, _ in gains]
         svg = bars("Gain of all sources", rows, low=low, high=high, percent=False)
         note = "fused minus another view, in points, paired by row; pale where the interval holds 0"
-        charts.append({"title": "Gain of seeing all sources", "note": note, "svg": svg})
+        charts.append({"title": "Gain of seeing all sources", "note": note, "svg": Markup(svg)})
     parts = [Bar(f"without {name}", e, _sign(e), _gain(e)) for name, e in figures.leave_one_out.items()]
     parts += [Bar(f"Shapley value of {name}", e, _sign(e), _gain(e)) for name, e in figures.shapley.items()]
     parts += [Bar(f"own prompt, {name}", e, _sign(e), _gain(e)) for name, e in figures.own_prompt.items()]
@@ -120,7 +116,7 @@ def _charts(figures: Figures) -> list[dict[str, str]]:
             "without: what is lost when it is left out; Shapley: its share of the gain over no image; own prompt: "
             "the source alone as asked, minus the repeated fused prompt"
         )
-        charts.append({"title": "What each source contributes", "note": note, "svg": svg})
+        charts.append({"title": "What each source contributes", "note": note, "svg": Markup(svg)})
     return charts
 
 
@@ -213,6 +209,7 @@ def _rows(
     pictures: Pictures,
     scored: Sequence[ScoredLine],
     most: int,
+    views: Sequence[str],
 ) -> list[dict[str, Any]]:
     """The rows of the table, interference first, with thumbnails and clipped texts."""
     classes = {row.number: (row.share_class or "incomplete") for row in gather(scored)}
@@ -239,7 +236,7 @@ def _rows(
                 "question": _clipped(_question(row), QUESTION_CHARACTERS),
                 "truth": _clipped(row["reward_model"]["ground_truth"], 300),
                 "pictures": _pictures(row, pictures, each_picture),
-                "answers": [_answer(view, found, clip) for view, found in lines[number].items()],
+                "answers": [_answer(view, lines[number][view], clip) for view in views if view in lines[number]],
             }
         )
     return rows
@@ -268,14 +265,14 @@ def _clipped(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]} \u2026 ({len(text) - length:,} more characters)"
 
 
-def _pictures(row: Mapping[str, Any], pictures: Pictures, each: float) -> list[dict[str, str]]:
-    """The row's images with their sources' names, no larger than ``each`` allows."""
+def _pictures(row: Mapping[str, Any], pictures: Pictures, each: float) -> list[dict[str, Any]]:
+    """The row's images with their sources' names, none larger than ``each`` bytes: rather no picture."""
     of_image = {index: source["name"] for source in row["sources"] for index in source["images"]}
     shown = []
     for index, image in enumerate(row["images"]):
         part: Message = {"image": image} if isinstance(image, str) else image
-        picture = pictures.load(part)
-        made = (thumbnail(picture, side) for side in _SIDES)
-        url = next((url for url in made if len(url) <= each), "")
-        shown.append({"url": url, "source": of_image.get(index, "")})
+        data = pictures.load(part).data
+        made = (picture(data, side, jpeg_from) for side, jpeg_from in _SIZES)
+        small: Picture | None = next((p for p in made if len(p.url) <= each), None)
+        shown.append({"picture": small, "source": of_image.get(index, "")})
     return shown

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from verl_mars.data.faults import DataError
+from verl_mars.data.readers import as_files, row_batches
 from verl_mars.data.view_rows import ViewedRows
 from verl_mars.errors import UsageError
 from verl_mars.probe.engine import Answer, Engine, Missing, ProbeError
@@ -44,30 +45,18 @@ def read_rows(files: Sequence[Path], limit: int | None, seed: int) -> list[tuple
     Raises:
         DataError: a file that cannot be read, or no rows.
     """
-    import pyarrow.parquet as pq
-
-    counts = []
-    for file in files:
-        try:
-            counts.append(pq.ParquetFile(file).metadata.num_rows)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read as Parquet ({error})") from None
-    chosen = set(range(sum(counts)))
+    listed = as_files(files)
+    chosen = set(range(sum(len(batch) for file in listed for batch in row_batches(file, ["data_source"]))))
     if not chosen:
-        raise DataError(f"{', '.join(map(str, files))}: no rows")
+        raise DataError(f"{', '.join(listed)}: no rows")
     if limit is not None and limit < len(chosen):
 
         def rank(number: int) -> bytes:
             return hashlib.blake2b(f"{seed}|{number}".encode(), digest_size=8).digest()
 
         chosen = set(sorted(chosen, key=rank)[:limit])
-    numbered: list[tuple[int, dict[str, Any]]] = []
-    number = 0
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
-            kept = [place for place in range(len(batch)) if number + place in chosen]
-            numbered += [(number + place, row) for place, row in zip(kept, batch.take(kept).to_pylist(), strict=True)]
-            number += len(batch)
+    every = enumerate(row for file in listed for batch in row_batches(file) for row in batch)
+    numbered = [(number, row) for number, row in every if number in chosen]
     for number, row in numbered:
         missing = [key for key in ("prompt", "images", "reward_model", "extra_info", "sources") if not row.get(key)]
         if missing:

@@ -63,8 +63,9 @@ def verdict(figures: Figures) -> str:
         return "No row has both a fused answer and one from each of its sources" + (
             f"; fused accuracy is {percent(fused.value)}." if fused else "."
         )
+    size = points(abs(gain.value)).lstrip("+")
     if gain.shown > 0:
-        first = f"Seeing all sources gains {points(gain.value)} points over one source ({interval(gain)})"
+        first = f"Seeing all sources gains {size} points over one source ({interval(gain)})"
     elif gain.shown < 0:
         first = (
             f"Seeing all sources costs {points(-gain.value).lstrip('+')} points against one source ({interval(gain)})"
@@ -77,7 +78,7 @@ def verdict(figures: Figures) -> str:
         words = {1: "and beats", 0: "but is not shown to beat", -1: "and loses to"}[best.shown]
         if gain.shown < 0 and best.shown == 0:
             words = "and is not shown to beat"
-        parts.append(f"{words} the best source alone, {name} ({points(best.value)})")
+        parts.append(f"{words} the best source alone, {name} ({points(best.value)}, {interval(best)})")
     sentence = " ".join(parts)
     interference = figures.shares.get("interference")
     if interference is not None:

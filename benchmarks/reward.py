@@ -20,7 +20,8 @@ import mutants
 from rich.console import Console
 from rich.table import Table
 
-from verl_mars.reward import compute_score, math_process
+from verl_mars.reward import compute_score
+from verl_mars.tasks import TASKS, math_process
 
 HERE = Path(__file__).resolve().parent
 
@@ -104,7 +105,7 @@ def measure_iou(repeats: int) -> dict[str, float] | None:
     import numpy as np
     import torch
 
-    from verl_mars.reward.grounding import iou_matrix
+    from verl_mars.tasks.grounding import iou_matrix
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -148,10 +149,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "reward.json")
     arguments = parser.parse_args()
-    tasks = {
-        task: measure_usual(task, arguments.rows, arguments.repeats) | measure_giants(task)
-        for task in ("grounding", "vqa", "mcq", "count", "math")
-    }
+    tasks = {task: measure_usual(task, arguments.rows, arguments.repeats) | measure_giants(task) for task in TASKS}
     results = {
         "machine": {"python": platform.python_version(), "processor": platform.machine()},
         "rows": arguments.rows,

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from verl_mars.errors import UserError
+from verl_mars.errors import SampleError, UserError
 
 Model = TypeVar("Model", bound="Settings")
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 _MAX_SHOWN = 80
 
 
@@ -80,6 +81,32 @@ def faults(error: ValidationError, model: type[BaseModel] | None = None, where: 
     for item in sorted(items, key=lambda item: item["type"] != "extra_forbidden"):
         by_place.setdefault(_place(item, model)[0], []).append(item)
     return [_fault(".".join(filter(None, (where, place))), group, model) for place, group in by_place.items()]
+
+
+def parsed(model: type[AnyModel], value: Any, code: str = "record") -> AnyModel:
+    """The value as this model.
+
+    Raises:
+        SampleError: it does not fit; the message names the key and what is allowed.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise explain(error, code, model=model) from error
+
+
+def explain(error: ValueError, code: str, hint: str = "", model: type[BaseModel] | None = None) -> SampleError:
+    """The first fault of a validation as a :class:`SampleError`; keeps the code of a ``SampleError`` inside it."""
+    if isinstance(error, SampleError):
+        return error
+    if not isinstance(error, ValidationError):
+        return SampleError(code, str(error))
+    first = faults(error, model)[0]
+    if isinstance(first.cause, SampleError):
+        inner = first.cause.problem
+        return SampleError(inner.code, inner.message, ".".join(filter(None, (first.key, inner.key))))
+    text = first.reason + (f", given {first.value}" if first.value else "") + (f"; {hint}" if hint else "")
+    return SampleError(code, text, first.key)
 
 
 def _fault(key: str, items: list[Any], model: type[BaseModel] | None) -> Fault:

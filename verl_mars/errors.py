@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -45,3 +46,36 @@ def errors_printed() -> Iterator[None]:
 def _exit(message: str, code: int) -> None:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with one row: ``code`` is a key of :data:`verl_mars.data.faults.CURES`, ``key`` a place in it."""
+
+    code: str
+    key: str
+    message: str
+
+
+class DataError(UserError):
+    """A fault of the data, for the user to read: what is wrong, where, what is allowed."""
+
+
+class SampleError(DataError):
+    """One sample cannot become a row, or one row cannot be used; ``code`` is the reason it is counted under."""
+
+    def __init__(self, code: str, message: str, key: str = "") -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.problem = Problem(code, key, message)
+
+    @property
+    def code(self) -> str:
+        """The reason, a key of :data:`verl_mars.data.faults.CURES`."""
+        return self.problem.code
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # pickled on the way back from worker processes
+        return type(self), (self.problem.code, self.problem.message, self.problem.key)
+
+
+class RowError(DataError):
+    """A row of the training data cannot be scored; the message names the row, the key, and what is allowed."""

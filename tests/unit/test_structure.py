@@ -21,7 +21,8 @@ STILL_LONG = {"tests/unit/data/test_data_sets.py"}
 FLOORS = (
     ("errors",),
     ("views", "algos", "config"),
-    ("tasks", "vision", "rows", "store"),
+    ("vision",),
+    ("tasks", "rows", "store"),
     ("methods", "reward", "data", "cpu"),
     ("rollout", "liveness", "data_prep", "reports"),
     ("trainer",),
@@ -32,7 +33,7 @@ FLOORS = (
 """From the lowest up. A room imports lower floors only, and `_compat`, which imports nothing of ours."""
 ALONE = ("cpu", "algos")
 """Rooms that import nothing of ours but `_compat`."""
-OLD_ROOMS = {"settings": 2, "doctor": 6}
+OLD_ROOMS = {"settings": 2, "doctor": 7}
 """Rooms that are still to be moved; each goes from here with its move."""
 STILL_UPWARD = {
     ("data", "data_prep"),

@@ -13,9 +13,8 @@ from verl_mars.config import faults
 from verl_mars.data.explain import explain
 from verl_mars.data.faults import SampleError
 from verl_mars.data.paths import Root
-from verl_mars.data.schema import Task
-from verl_mars.data.truth import Truth
 from verl_mars.errors import UsageError
+from verl_mars.tasks.base import Truth
 
 ImageKind = Literal["auto", "depth", "intensity"]
 DepthUnit = Literal["mm", "m", "sunrgbd"]
@@ -75,7 +74,7 @@ class Sample:
     """One prompt-to-be with all its sources."""
 
     sample_id: str
-    task: Task
+    task: str
     question: str
     truth: "Boxes | Truth"
     sources: tuple[SourceSample, ...]

@@ -8,10 +8,10 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from verl_mars.config import Settings, faults
 from verl_mars.data.depth import DepthEncoding
-from verl_mars.data.length import FAMILIES
 from verl_mars.data.paths import is_unicode
 from verl_mars.data.prompts import MonoStyle, Style
 from verl_mars.errors import UsageError
+from verl_mars.vision.families import IMAGE_LIMITS
 
 
 class ConvertSettings(Settings):
@@ -71,6 +71,6 @@ def settings_from(values: dict[str, Any]) -> ConvertSettings:
     low, high = settings.min_pixels, settings.max_pixels
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-pixels {low} is more than --max-pixels {high}")
-    if settings.model not in FAMILIES:
-        raise UsageError(f"--model {settings.model!r} is unknown, allowed: {', '.join(FAMILIES)}")
+    if settings.model not in IMAGE_LIMITS:
+        raise UsageError(f"--model {settings.model!r} is unknown, allowed: {', '.join(IMAGE_LIMITS)}")
     return settings

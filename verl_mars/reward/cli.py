@@ -122,10 +122,12 @@ def _settings(variant: str, coordinates: str | None, model: str | None, changes:
 
     section: dict[str, Any] = {"variant": variant}
     if model is not None:
-        from verl_mars.reward.model_frame import read_model_frame
+        from verl_mars.vision.checkpoint import read_family, read_limits
+        from verl_mars.vision.families import FAMILIES
 
-        frame, limits = read_model_frame(model)
-        section |= {"coordinates": frame, "image_processor": limits}
+        section["coordinates"] = read_family(model)
+        if FAMILIES[section["coordinates"]].frame.unit == "seen":
+            section["image_processor"] = read_limits(model).model_dump()
     if coordinates is not None:
         section["coordinates"] = coordinates
     for change in changes:
@@ -150,16 +152,16 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def _authors(task: str, lines: "Sequence[Prediction]") -> dict[str, Any]:
     """Their metric of the lines of one task, and how many rows it leaves out."""
-    from verl_mars.reward.authors import published_truth
     from verl_mars.reward.authors_metric import grounding_metric, words_metric
-    from verl_mars.reward.truth import Row, read_true_boxes
+    from verl_mars.tasks import task_named
 
-    rows = [(line, Row(line.fields.get("data_source"), line.extra_info)) for line in lines]
+    kind = task_named(task)
+    rows = [(line.response, kind.read(line.ground_truth)) for line in lines]
     metric: AuthorsMetric
     if task == "grounding":
-        metric = grounding_metric((line.response, read_true_boxes(line.ground_truth, row).boxes) for line, row in rows)
+        metric = grounding_metric((response, truth.boxes) for response, truth in rows)
     else:
-        metric = words_metric((line.response, published_truth(task, line.ground_truth, row)) for line, row in rows)
+        metric = words_metric((response, kind.published(truth)) for response, truth in rows)
     return {
         "accuracy": metric.accuracy,
         "accuracy_of_all_rows": metric.accuracy_of_all,

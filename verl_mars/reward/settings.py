@@ -7,26 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from verl_mars.config import Settings
-
-Coordinates = Literal["pixel", "qwen2_5_vl", "qwen3_vl"]
-
-
-class ImageLimits(Settings):
-    """How verl's path resizes an image before a Qwen2.5-VL model sees it (see :mod:`verl_mars.reward.coordinates`).
-
-    The defaults are those that Qwen2.5-VL is published with. The manager takes them from the model's own files.
-    """
-
-    patch_size: int = Field(default=14, ge=1, le=256)
-    merge_size: int = Field(default=2, ge=1, le=16)
-    min_pixels: int = Field(default=56 * 56, ge=1)
-    max_pixels: int = Field(default=28 * 28 * 16384, ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ImageLimits":
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
-        return self
+from verl_mars.tasks.base import ScoringSettings
 
 
 class OverlongBuffer(Settings):
@@ -38,7 +19,7 @@ class OverlongBuffer(Settings):
     log: bool = False
 
 
-class RewardSettings(Settings):
+class RewardSettings(ScoringSettings):
     """How answers are read and weighed. The same settings hold for every row of a run."""
 
     variant: Literal["mars", "authors"] = "mars"
@@ -49,23 +30,11 @@ class RewardSettings(Settings):
     """``score = accuracy_weight * acc + format_weight * format``. Both or neither. Neither: the authors' proportions
     (grounding 1 : 0.75, everything else 1 : 0.5) scaled so that a perfect answer scores 1."""
 
-    coordinates: Coordinates | None = None
-    """The frame of an answer's boxes. Overrides ``extra_info["coordinates"]`` and the model's own."""
-
-    image_processor: ImageLimits | None = None
-    """The model's image processor, for ``qwen2_5_vl``. Overrides what the model's files say."""
-
     answer_tags: Literal["required", "optional"] = "required"
     """``optional``: where a response has no ``<answer>`` at all, what follows its thought is the answer."""
 
     think_in_prompt: bool = False
     """The prompt ends in ``<think>``, so a response starts inside its thought."""
-
-    iou_threshold: float = Field(default=0.3, ge=0, lt=1, allow_inf_nan=False)
-    """A matched pair of boxes earns its IoU only above this."""
-
-    math_timeout_seconds: float = Field(default=1.0, gt=0, le=60, allow_inf_nan=False)
-    """An expression that math-verify cannot settle in this time counts as wrong, and says so."""
 
     overlong_buffer_cfg: OverlongBuffer | None = None
     max_resp_len: int | None = Field(default=None, ge=1)
@@ -93,6 +62,13 @@ class RewardSettings(Settings):
             if self.max_resp_len < buffer.len:
                 raise ValueError(f"max_resp_len ({self.max_resp_len}) is below overlong_buffer_cfg.len ({buffer.len})")
         return self
+
+    @property
+    def weights(self) -> tuple[float, float] | None:
+        """(accuracy, format) where they are set; None: those of the task."""
+        if self.accuracy_weight is None or self.format_weight is None:
+            return None
+        return self.accuracy_weight, self.format_weight
 
     @classmethod
     def read(cls, section: Mapping[str, Any] | None, where: str = "reward.reward_kwargs") -> "RewardSettings":

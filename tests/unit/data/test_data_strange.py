@@ -15,9 +15,9 @@ from verl_mars.data.convert import convert
 from verl_mars.data.faults import CURES
 from verl_mars.data.sample import Boxes, Converter, ImageRef, Sample, SourceSample
 from verl_mars.data.settings import settings_from
-from verl_mars.data.truth import VqaTruth
 from verl_mars.data_prep.manifest import CONVERTER as MANIFEST
 from verl_mars.errors import UsageError
+from verl_mars.tasks.vqa import VqaTruth
 
 HALF = "half \ud800"
 RGB = SourceSample("rgb", (ImageRef("0.jpg"),))

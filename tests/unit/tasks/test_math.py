@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from verl_mars.reward import compute_score, math_process
-from verl_mars.reward.math import bare
+from verl_mars.reward import compute_score
+from verl_mars.tasks import math_process
+from verl_mars.tasks.math import bare
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason='needs math-verify: pip install "verl-mars[math]"'

@@ -62,7 +62,7 @@ def stop() -> None:
 def _start() -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "verl_mars.reward.math_process"],
+        [sys.executable, "-m", "verl_mars.tasks.math_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -3,9 +3,6 @@
 import re
 import unicodedata
 
-MAX_CHARS = 2000
-"""A longer answer is no short answer: it counts as wrong, and says so."""
-
 ARTICLES = frozenset({"a", "an", "the"})
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -22,6 +19,11 @@ _LEAD = re.compile(
     r"^(?:(?:so|thus|therefore|hence)[, ]+)?(?:(?:my|the) )?(?:final |correct |right )?"
     r"(?:answer|option|choice)(?: (?:is|would be|should be|must be)(?: option| choice)?)? ?:? |^(?:it is|it's|its) "
 )
+
+
+def alternatives(text: str) -> list[str]:
+    """ "three or 3" as two answers, as the published files mean it."""
+    return [part.strip() for part in text.split(" or ") if part.strip()] or [text]
 
 
 def tidy(text: str) -> str:

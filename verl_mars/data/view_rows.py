@@ -77,7 +77,7 @@ def read_mono_prompt(text: str) -> MonoPrompt:
     """
     for allowed in get_args(MonoPrompt):
         if text == allowed:
-            return allowed  # type: ignore[no-any-return]
+            return allowed
     raise UsageError(f"--mono-prompt {text}: allowed are {', '.join(get_args(MonoPrompt))}")
 
 

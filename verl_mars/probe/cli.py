@@ -3,13 +3,10 @@
 Exit codes: 0 done; 1 the probe could not be made or finished; 2 a wrong argument; 3 ``--fail-below`` was not met.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from verl_mars.errors import UsageError
 
 if TYPE_CHECKING:
     from verl_mars.probe.figures import Figures
@@ -61,6 +58,7 @@ def probe(
     from verl_mars.probe.run import EngineMaker
     from verl_mars.probe.run import probe as run
     from verl_mars.probe.verdict import check
+    from verl_mars.reward.cli import read_settings
 
     options = Options(
         data=tuple(data),
@@ -76,7 +74,7 @@ def probe(
         timeout=timeout,
         batch=batch,
         device=device,
-        reward=_reward(setting or [], coordinates),
+        reward=read_settings("mars", coordinates, None, setting or []),
         compare=compare,
         power=power,
         condition=fail_below,
@@ -88,24 +86,6 @@ def probe(
         raise outcome.stopped
     if fail_below is not None:
         check(outcome.figures, *fail_below)
-
-
-def _reward(changes: Sequence[str], coordinates: str | None) -> Any:
-    """Reward settings from ``--set KEY=VALUE`` and ``--coordinates``."""
-    import json
-
-    from verl_mars.reward.settings import RewardSettings
-
-    section: dict[str, Any] = {} if coordinates is None else {"coordinates": coordinates}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise UsageError(f"--set {change!r}: KEY=VALUE is needed, as answer_tags=optional")
-        try:
-            section[key.strip()] = json.loads(value)
-        except ValueError:
-            section[key.strip()] = value
-    return RewardSettings.read(section, "--set")
 
 
 def _print(options: "Options", outcome: "Outcome") -> None:

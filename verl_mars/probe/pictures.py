@@ -40,6 +40,15 @@ class Picture:
         with Image.open(io.BytesIO(self.data)) as image:
             return image.convert("RGB")
 
+    def small(self, side: int) -> Image.Image:
+        """Decoded, in RGB, scaled down to a longest side; a JPEG is not decoded in full."""
+        with Image.open(io.BytesIO(self.data)) as image:
+            if image.format == "JPEG":
+                image.thumbnail((side, side))
+            shown = image.convert("RGB")
+        shown.thumbnail((side, side))
+        return shown
+
 
 class Pictures:
     """Loads the image parts of messages; keeps the last ones, since a row's views share their images.

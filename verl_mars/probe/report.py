@@ -25,7 +25,8 @@ PICTURE_BYTES = 12 * 2**20
 ANSWER_CHARACTERS, QUESTION_CHARACTERS = 1500, 600
 TEXT_CHARACTERS = 6 * 2**20
 """All answers together; they are clipped shorter where there are many."""
-_SIZES = ((112, 112), (200, 0), (112, 0), (64, 0))
+_LARGEST = 200
+_SIZES = ((112, 112), (_LARGEST, 0), (112, 0), (64, 0))
 """Longest side, and longest side of a PNG: small pictures stay as they are if there is room."""
 
 _ORDER = ("interference", "complementary", "dominant", "unsolved", "redundant", "incomplete")
@@ -271,8 +272,8 @@ def _pictures(row: Mapping[str, Any], pictures: Pictures, each: float) -> list[d
     shown = []
     for index, image in enumerate(row["images"]):
         part: Message = {"image": image} if isinstance(image, str) else image
-        data = pictures.load(part).data
-        made = (picture(data, side, jpeg_from) for side, jpeg_from in _SIZES)
+        decoded = pictures.load(part).small(_LARGEST)
+        made = (picture(decoded, side, jpeg_from) for side, jpeg_from in _SIZES)
         small: Picture | None = next((p for p in made if len(p.url) <= each), None)
         shown.append({"picture": small, "source": of_image.get(index, "")})
     return shown

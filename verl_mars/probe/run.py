@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from verl_mars.probe.folder import Folder, Line, read_identity, read_lines
 from verl_mars.probe.options import Options, identity
 from verl_mars.probe.pictures import Pictures
 from verl_mars.probe.questions import Question, Questions, Slot
-from verl_mars.probe.scoring import check_truths, gather, score_line
+from verl_mars.probe.scoring import check_truths, gather, in_frame_of_model, score_line
 from verl_mars.probe.summary import summarize, write_files
 from verl_mars.probe.verdict import check_condition
 
@@ -77,8 +77,11 @@ def probe(options: Options, engine: "EngineMaker") -> Outcome:
     """
     numbered = read_rows(options.data, options.limit, options.sampling.seed)
     rows = [row for _, row in numbered]
-    other = _other(options)
     _check(options, rows)
+    local = options.model if options.server is None else None
+    reward = in_frame_of_model(options.reward, rows, local, options.max_pixels)
+    options = replace(options, reward=reward)
+    other = _other(options)
     check_truths(rows, options.reward)
     viewed = ViewedRows(rows, options.kinds, mono_prompt=options.mono_prompt, seed=options.sampling.seed)
     pictures = Pictures(options.max_pixels)
@@ -193,7 +196,9 @@ def _has_images(question: Question) -> bool:
 def _entry(numbered: tuple[int, Mapping[str, Any]], questions: Questions, slot: Slot, answer: Answer) -> dict[str, Any]:
     """A line of ``responses.jsonl``, with all that scoring it again takes."""
     number, row = numbered
-    view, extra = questions.views(slot.row)[slot.view], row["extra_info"]
+    view, extra = questions.views(slot.row)[slot.view], dict(row["extra_info"])
+    if questions.pictures.max_pixels is not None:
+        extra.pop("seen_sizes", None)  # of larger images
     return {
         "key": slot.key,
         "row": number,

@@ -279,7 +279,7 @@ def test_bad_input_is_a_sentence(toy, misled, tmp_path, monkeypatch):
     [
         ({"sources": []}, "`sources` is missing or empty"),
         ({"images": []}, "`images` is missing or empty"),
-        ({"extra_info": {"task": "poem"}}, "has task 'poem'; allowed"),
+        ({"extra_info": {"task": "poem"}}, "'poem' is no task; allowed"),
     ],
 )
 def test_rows_that_cannot_be_probed(toy, misled, tmp_path, change, sentence):
@@ -295,6 +295,63 @@ def test_rows_that_cannot_be_probed(toy, misled, tmp_path, change, sentence):
         result = run(server, toy, tmp_path / "out", file=tmp_path / "bad.parquet")
         assert result.exit_code == 1 and sentence in result.output, result.output
         assert not server.asked and not (tmp_path / "out").exists()
+
+
+def boxed(toy, folder):
+    """Rows that ask for boxes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(toy.file).slice(0, 6)
+    rows = table.to_pylist()
+    for row in rows:
+        row["extra_info"]["task"] = "grounding"
+        truth = {"boxes": [[0, 0, 28, 28]], "labels": ["object"], "frame": 0, "size": [56, 56]}
+        row["reward_model"]["ground_truth"] = json.dumps(truth)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "boxed.parquet")
+    return folder / "boxed.parquet"
+
+
+def test_boxes_are_read_in_the_frame_of_the_model(toy, tmp_path):
+    file = boxed(toy, tmp_path)
+
+    def answer(asked):
+        box = [0, 0, 500, 500] if len(set(asked.images)) == 2 else [0, 0, 1, 1]
+        return formatted(json.dumps([{"bbox_2d": box, "label": "object"}]))
+
+    with serving(FakeServer(answer)) as server:
+        result = run(server, toy, tmp_path / "none", file=file)
+        assert result.exit_code == 2 and "name the model's frame with --coordinates" in result.output
+        result = run(server, toy, tmp_path / "scaled", "--coordinates", "pixel", "--max-pixels", "800", file=file)
+        assert result.exit_code == 2 and "do not follow a smaller image" in result.output
+        result = run(server, toy, tmp_path / "out", "--coordinates", "qwen3_vl", file=file)
+        assert result.exit_code == 0, result.output
+    found = summary(tmp_path / "out")
+    assert found["accuracy"]["fused"]["value"] == pytest.approx(1.0) and found["accuracy"]["rgb"]["value"] == 0
+    assert found["shares"]["complementary"]["value"] == 1.0
+
+
+def test_large_images_are_scaled_down(toy, tmp_path):
+    import base64
+    import io
+
+    from PIL import Image
+
+    sizes = set()
+
+    def answer(asked):
+        return formatted("red")
+
+    with serving(FakeServer(answer)) as server:
+        result = run(server, toy, tmp_path / "out", "--limit", "2", "--max-pixels", "800")
+        assert result.exit_code == 0, result.output
+        for asked in server.asked:
+            for message in asked.body["messages"]:
+                for part in message["content"] if isinstance(message["content"], list) else []:
+                    if part["type"] == "image_url":
+                        data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+                        sizes.add(Image.open(io.BytesIO(data)).size)
+    assert sizes == {(28, 28)}
 
 
 def test_a_missing_image_is_found_before_anything_is_asked(toy, misled, tmp_path):

@@ -54,9 +54,7 @@ def in_frame_of_model(
     names = {settings.coordinates} if settings.coordinates else {extra["coordinates"] for extra in boxed}
     units = {frame_named(name).unit for name in names}
     if max_pixels is not None and "pixel" in units:
-        raise UsageError(
-            "--max-pixels scales images, and boxes in pixels of the original would not follow; leave it out"
-        )
+        raise UsageError("--max-pixels: boxes in pixels of the original do not follow a smaller image; leave it out")
     if max_pixels is not None and "seen" in units:
         limits = settings.image_processor or ImageLimits()
         smaller = limits.model_copy(update={"max_pixels": min(limits.max_pixels, max_pixels)})

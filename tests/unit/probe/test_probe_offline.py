@@ -43,6 +43,7 @@ def run(*arguments):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_local_model_and_its_server_answer_alike(lively, tmp_path):
     """The server runs transformers prompt by prompt, from the images that it got; here prompts come in batches."""
     file, folder, model = lively
@@ -79,6 +80,7 @@ def test_a_local_model_and_its_server_answer_alike(lively, tmp_path):
     assert by_view["fused"] != by_view["blind"] != by_view["rgb"]  # the images do reach the model
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_by_seed(lively, tmp_path):
     file, folder, _ = lively
     common = (file, "--model", folder, "--limit", 4, "--temperature", 1, "--samples", 3, "--max-tokens", 6)
@@ -91,6 +93,7 @@ def test_samples_are_drawn_by_seed(lively, tmp_path):
     assert len({a["response"] for a in answers if a["row"] == answers[0]["row"] and a["view"] == "fused"}) > 1
 
 
+@pytest.mark.slow
 def test_a_model_without_vision_and_one_that_is_not_there(lively, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 

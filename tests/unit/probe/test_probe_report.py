@@ -22,6 +22,7 @@ HOSTILE = (
     "\u202e\x00\x07 \ud800 &lt;b&gt;",
 )
 
+pytestmark = pytest.mark.slow
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: the page is not opened")
 
 

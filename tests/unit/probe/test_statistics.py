@@ -39,11 +39,13 @@ def covered(draw, gain, count=200):
     return inside / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [40, 300])
 def test_intervals_of_independent_rows_cover(rows):
     assert covered(lambda rng: (paired(rng, rows, 0.1, 0.4), np.arange(rows)), 0.1) == pytest.approx(0.95, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenes", [15, 60])
 def test_intervals_of_scenes_cover(scenes):
     def draw(rng):
@@ -52,6 +54,7 @@ def test_intervals_of_scenes_cover(scenes):
     assert covered(draw, 0.1) == pytest.approx(0.95, abs=0.03)
 
 
+@pytest.mark.slow
 def test_ignoring_scenes_would_not_cover():
     """The check above can fail: the same data with each row as its own cluster is far too sure."""
 
@@ -126,6 +129,7 @@ def found(rows, gain, disagree, trials=1500):
     return hits / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "disagree"), [(0.05, 0.2), (0.1, 0.5)])
 def test_power_figure(gain, disagree):
     """10% fewer rows miss 80%, 10% more exceed it: the figure is within 10% of the right one."""

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from verl_mars.doctor import compose_recipe, inspect_recipe
-from verl_mars.settings import RESHAPED
+from verl_mars.methods import METHODS
+from verl_mars.preflight.doctor import compose_recipe, inspect_recipe
 
 pytestmark = pytest.mark.recipes
 
@@ -237,7 +237,7 @@ def test_the_papers_settings_are_the_defaults(recipe, settings):
 def test_a_recipe_shows_the_defaults_of_its_settings(name):
     """Or a reader of the recipe would be told something else than one of the documentation."""
     shown = OmegaConf.to_container(compose_recipe(f"toy_{name}_grpo").algorithm[name])
-    assert RESHAPED[name].from_algorithm({name: shown}) == RESHAPED[name]()
+    assert METHODS[name]({name: shown}).settings == METHODS[name]().settings
 
 
 def test_a_row_of_6_views_and_an_answer_fit_into_the_engine_and_into_a_micro_batch():

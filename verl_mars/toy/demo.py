@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,13 +24,20 @@ from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
-RECIPES: Mapping[str, str] = {
-    "mars": "toy_mars_grpo",
-    "grpo": "toy_grpo",
-    "pgpo": "toy_pgpo_grpo",
-    "vogue": "toy_vogue_grpo",
-    **{name: f"toy_{name}" for name in ("dapo", "mars_dapo", "pgpo_dapo", "vogue_dapo", "mars_pgpo_dapo")},
-}
+_TOY = "toy_"
+
+
+def _algorithms() -> dict[str, str]:
+    """The toy recipes by the name of their algorithm, without ``_grpo``: ``mars`` for ``toy_mars_grpo``."""
+    recipes = sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files("verl_mars.recipes").iterdir()
+        if entry.name.startswith(_TOY) and entry.name.endswith(".yaml")
+    )
+    return {recipe.removeprefix(_TOY).removesuffix("_grpo"): recipe for recipe in recipes}
+
+
+RECIPES: Mapping[str, str] = _algorithms()
 STALLED_SECONDS = 600.0
 """Longest time without a new step before the training is ended. A step takes seconds, the start under two minutes."""
 

@@ -1,4 +1,4 @@
-"""Is the plugin there, in this process and inside Ray, and can a recipe run? ``verl-mars doctor`` asks."""
+"""``verl-mars doctor``: is the plugin loaded, in this process and inside Ray, and can a recipe run?"""
 
 import importlib
 import importlib.metadata
@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verl_mars import _compat
+
+if TYPE_CHECKING:
+    from verl_mars.methods.base import Method
 
 PACKAGES = (
     *("verl", "verl-mars", "torch", "transformers", "ray", "TransferQueue", "tensordict"),
@@ -25,7 +28,7 @@ ENTRY_POINT_GROUP = "verl.plugins"
 
 @dataclass
 class PluginState:
-    """What one process knows of verl and of this plugin."""
+    """verl and this plugin as one process sees them."""
 
     versions: dict[str, str] = field(default_factory=dict)
     policy: str = "auto"
@@ -97,11 +100,11 @@ def compose_recipe(config_name: str, overrides: Sequence[str] = ()) -> Any:
 
 @dataclass
 class RecipeState:
-    """What can be said of a recipe before it runs."""
+    """Findings about a recipe before it runs."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What was not looked at, or is missing on this machine but may be there where the recipe will run."""
+    """Checks that were left out, and things that this machine lacks but the one that runs the recipe may have."""
 
 
 def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool = True) -> RecipeState:
@@ -118,8 +121,8 @@ def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool =
     except ValueError as error:
         state.faults.append(str(error))
         return state
-    from verl_mars.trainer.checkpoints import checkpoint_faults
-    from verl_mars.trainer.checks import config_faults
+    from verl_mars.preflight.checkpoints import checkpoint_faults
+    from verl_mars.preflight.configuration import config_faults
 
     try:
         for name, section in config.items():
@@ -145,7 +148,7 @@ def recipe_faults(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def verl_faults(config: Any) -> Iterator[str]:
-    """What verl itself refuses in a configuration, as far as it can be known without a model.
+    """Settings that verl itself refuses, as far as they can be known without a model.
 
     verl builds dataclasses from these sections inside its workers, after models were loaded; an unknown key or an
     impossible value ends the run there. Here they are built at once.
@@ -181,7 +184,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _machine_notes(config: Any) -> Iterator[str]:
-    """What this machine lacks. No fault: recipes are checked on other machines than they run on."""
+    """Things that this machine lacks: no faults, since a recipe may run on another machine than it is checked on."""
     engine = config.actor_rollout_ref.rollout.name
     if engine in ("vllm", "sglang") and importlib.util.find_spec(engine) is None:
         yield f"rollout.name={engine}: the package {engine} is not installed here"
@@ -195,7 +198,7 @@ def _machine_notes(config: Any) -> Iterator[str]:
 
 
 def _cpu_notes(config: Any) -> Iterator[str]:
-    """Where Ray would have too few CPUs for the actors of verl, which then waits for ever and says nothing."""
+    """A note if Ray has too few CPUs for verl's actors, which would then wait forever in silence."""
     ray_init = config.ray_kwargs.get("ray_init") or {}
     if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):  # that cluster's CPUs, not this machine's
         return
@@ -203,15 +206,15 @@ def _cpu_notes(config: Any) -> Iterator[str]:
     if found < wanted:
         yield (
             f"verl's actors reserve {wanted} of Ray's CPUs, and Ray would have {found} here: the run would wait for "
-            f"them for ever, without a word; ray_kwargs.ray_init.num_cpus={wanted} (Ray counts CPUs, it binds nothing)"
+            f"them forever in silence; ray_kwargs.ray_init.num_cpus={wanted} (Ray counts CPUs, it binds nothing)"
         )
 
 
 def reserved_cpus(config: Any) -> int:
-    """How many of Ray's CPUs the actors of a run take for good.
+    """Number of Ray's CPUs that the actors of a run reserve.
 
     One for TransferQueue's controller, one for each of its storage units, three for each GPU of the trainer and of a
-    reward model (the bundles of verl's resource pools), two for each GPU of a rollout server of its own.
+    reward model (the bundles of verl's resource pools), two for each GPU of a separate rollout server.
     """
     trainer, reward_model = config.trainer, config.reward.reward_model
     units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
@@ -236,8 +239,8 @@ def _model_findings(config: Any) -> RecipeState:
 
 
 def _data_findings(config: Any, wanted: bool) -> RecipeState:
-    from verl_mars.trainer.checks import uses_anchors
-    from verl_mars.trainer.data_checks import data_faults, training_files
+    from verl_mars.methods.table import method_of
+    from verl_mars.preflight.data import data_faults, training_files
 
     if _makes_toy(config) and config.data.train_files is None:
         return RecipeState()
@@ -245,16 +248,17 @@ def _data_findings(config: Any, wanted: bool) -> RecipeState:
         return RecipeState(notes=["no data named, none checked: dataset=..., or data.train_files and data.val_files"])
     if not wanted:
         return RecipeState(notes=["the training data were not checked"])
-    if uses_anchors(config):
-        faults = data_faults(config, progress=True)
-        return RecipeState(faults=faults) if faults else _length_findings(config)
+    method = method_of(config.algorithm)
+    if method.anchoring is not None:
+        faults = data_faults(config, method, progress=True)
+        return RecipeState(faults=faults) if faults else _length_findings(config, method)
     missing = [name for name in training_files(config) if not Path(name).expanduser().is_file()]
     return RecipeState(faults=[f"data.train_files: {name} is not there" for name in missing])
 
 
-def _length_findings(config: Any) -> RecipeState:
-    """Prompts that are too long; where the model's processor is not on this machine, that they were not looked at."""
-    from verl_mars.trainer.data_checks import length_faults, why_lengths_are_not_known
+def _length_findings(config: Any, method: "Method") -> RecipeState:
+    """Prompts that are too long; or a note that the model's processor is not on this machine."""
+    from verl_mars.preflight.data import length_faults, why_lengths_are_unknown
 
     path = config.actor_rollout_ref.model.path
     if path is None:  # the toy's own, whose prompts are all as short
@@ -265,10 +269,10 @@ def _length_findings(config: Any) -> RecipeState:
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError):
         return RecipeState(notes=[f"prompt lengths were not checked: the processor of {path} is not on this machine"])
-    why_not = why_lengths_are_not_known(config, processor)
+    why_not = why_lengths_are_unknown(config, processor)
     if why_not is not None:
         return RecipeState(notes=[f"prompt lengths were not checked: {why_not}"])
-    return RecipeState(faults=length_faults(config, processor))
+    return RecipeState(faults=length_faults(config, method, processor))
 
 
 def _makes_toy(config: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the processes that a run depends on are alive. For what a dead one owes it, verl would wait for ever."""
+"""Liveness checks. If a worker process dies, verl blocks forever on its result; this raises instead."""
 
 import logging
 import time
@@ -9,48 +9,49 @@ from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
+from verl.trainer.ppo.v1 import PPOTrainer
 
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 5.0
-"""How long an error is held back to find out whether a death is behind it."""
+"""How long an error is held back to find out whether a dead process caused it."""
 _LONGEST_REASON = 320
 
 
 class ProcessDied(RuntimeError):
-    """A process died that the run cannot do without."""
+    """A process died that the run needs."""
 
 
 @dataclass(frozen=True)
 class Crew:
-    """Processes that do the same."""
+    """Processes with the same task."""
 
     name: str
-    """Of one of them, for people."""
+    """Of one of them, for messages."""
     actors: Sequence[Any]
     loses: str
-    """What dies with one of them."""
+    """What is lost if one dies."""
     can_shrink: bool = False
-    """Whether the others do the work of one that died."""
+    """Whether the others can take over."""
 
 
 class Watch:
-    """Asks each process for a sign of life, without waiting for it.
+    """Pings each process without waiting for the answer.
 
-    A busy process answers late, which is no death; Ray answers for a dead one.
+    A busy process answers late, which is not an error; Ray answers for a dead one.
     """
 
     def __init__(self, crews: Sequence[Crew]) -> None:
         self._crews = crews
         self._asked: dict[Any, Any] = {}
-        """The question that each living process has not answered yet."""
+        """The ping that each living process has not answered yet."""
         self._dead: dict[Any, str] = {}
         self._last = 0.0
         self._ask()
 
     def check(self) -> None:
-        """Do nothing where all that is needed is alive. Looks every two seconds, however often it is called.
+        """Return if all processes that the run needs are alive. Looks every two seconds, however often it is called.
 
         Raises:
             ProcessDied: which process died, why, and what is lost with it.
@@ -61,14 +62,14 @@ class Watch:
 
     @contextmanager
     def explaining(self, advice: Any) -> Iterator[None]:
-        """Where what happens inside fails because a process died, say so instead. ``advice()`` ends the sentence.
+        """Replace an error inside the block that a dead process caused. ``advice()`` ends the message.
 
         Raises:
-            ProcessDied: likewise.
+            ProcessDied: which process died, why, what is lost, and the advice.
         """
         try:
             yield
-        except Exception as error:  # whatever a death made of verl's next step
+        except Exception as error:  # a dead process can surface as any error of verl's
             try:
                 self._look()  # answers of before
                 self._look(_LAST_WORDS_SECONDS)
@@ -84,7 +85,7 @@ class Watch:
                     self._asked[actor] = actor.__ray_ready__.remote()
 
     def _look(self, seconds: float = 0.0) -> None:
-        """Take in the answers that are there, or come within so many seconds, and ask anew."""
+        """Collect the answers that arrive within ``seconds``, and ping those that answered again."""
         answers = list(self._asked.values())
         answered = set(ray.wait(answers, num_returns=len(answers), timeout=seconds)[0]) if answers else set()
         for actor, answer in list(self._asked.items()):
@@ -94,8 +95,8 @@ class Watch:
                     ray.get(answer)
                 except ActorDiedError as error:
                     self._bury(actor, error)
-                except RayError as error:  # the network, for a moment: it is asked again
-                    logger.warning("%s gives no sign of life: %s", actor, error)
+                except RayError as error:  # the network, for a moment: it is pinged again
+                    logger.warning("%s does not answer: %s", actor, error)
         self._ask()
         self._last = time.monotonic()
 
@@ -111,13 +112,13 @@ class Watch:
         for crew in self._crews:
             dead = [number for number, actor in enumerate(crew.actors) if actor in self._dead]
             if dead and (not crew.can_shrink or len(dead) == len(crew.actors)):
-                told = f"{crew.name} {', '.join(map(str, dead))} of {len(crew.actors)}"
+                which = f"{crew.name} {', '.join(map(str, dead))} of {len(crew.actors)}"
                 why = self._dead[crew.actors[dead[-1]]]
-                raise ProcessDied(f"{told} died, and with it {crew.loses}. {why}")
+                raise ProcessDied(f"{which} died, and with it {crew.loses}. {why}")
 
 
 def crews(agent_loop_manager: Any, server_managers: Sequence[Any], reward_workers: Sequence[Any]) -> list[Crew]:
-    """The processes that roll out and score for a trainer of verl's."""
+    """The processes that roll out and score for a trainer of verl."""
     replicas = [replica for manager in server_managers for replica in manager.get_replicas()]
     servers = [server for replica in replicas for server in replica.servers]
     return [
@@ -125,6 +126,23 @@ def crews(agent_loop_manager: Any, server_managers: Sequence[Any], reward_worker
         Crew("rollout server", servers, "all that it was sampling"),
         Crew("reward worker", reward_workers, "all scoring", can_shrink=True),
     ]
+
+
+class EndsWithDeadProcesses(PPOTrainer):
+    """Ends a run with an explanation if a process dies that it needs."""
+
+    def how_to_continue(self) -> str:
+        """Advice at the end of the explanation."""
+        return ""
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Run verl's loop; if a required process dies, raise with an explanation instead of hanging."""
+        managers = [self.llm_server_manager, getattr(self, "standalone_server_manager", None)]
+        reward_workers = self.get_reward_handles() or []
+        watch = Watch(crews(agent_loop_manager, [manager for manager in managers if manager], reward_workers))
+        self.replay_buffer.check_processes = watch.check
+        with watch.explaining(self.how_to_continue):
+            super().fit(agent_loop_manager)
 
 
 def _reason(error: ActorDiedError) -> str:

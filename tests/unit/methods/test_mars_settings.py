@@ -3,17 +3,17 @@
 import pytest
 from omegaconf import OmegaConf
 
-from verl_mars.settings import MarsSettings
+from verl_mars.methods.mars import Mars
 
 
 def test_defaults_are_the_authors():
-    settings = MarsSettings.from_algorithm(OmegaConf.create({"adv_estimator": "mars"}))
+    settings = Mars(OmegaConf.create({"adv_estimator": "mars"})).settings
     assert (settings.anchors_per_source, settings.mono_prompt) == (1, "repeat")
 
 
 def test_values_arrive():
     algorithm = OmegaConf.create({"mars": {"anchors_per_source": 3, "mono_prompt": "drop"}})
-    settings = MarsSettings.from_algorithm(algorithm)
+    settings = Mars(algorithm).settings
     assert (settings.anchors_per_source, settings.mono_prompt) == (3, "drop")
 
 
@@ -30,9 +30,9 @@ def test_values_arrive():
 )
 def test_faults_are_named(section, words):
     with pytest.raises(ValueError, match=words):
-        MarsSettings.from_algorithm(OmegaConf.create({"mars": section}))
+        Mars(OmegaConf.create({"mars": section}))
 
 
 def test_all_faults_are_told_at_once():
     with pytest.raises(ValueError, match="(?s)anchors_per_source.*mono_prompt"):
-        MarsSettings.from_algorithm({"mars": {"anchors_per_source": 0, "mono_prompt": "blank"}})
+        Mars({"mars": {"anchors_per_source": 0, "mono_prompt": "blank"}})

@@ -1,4 +1,4 @@
-"""Reward workers that died: verl goes on drawing them, and loses their share of all sessions without a word."""
+"""Dead reward workers. verl keeps drawing them and silently loses their share of all sessions."""
 
 import asyncio
 import logging
@@ -7,17 +7,19 @@ from typing import Any
 from ray.exceptions import ActorDiedError, RayError
 
 from verl_mars import _compat
-from verl_mars.rollout.fields import VIEW_FIELD
 
 logger = logging.getLogger(__name__)
 
 
-class LivingRewardWorkers:
-    """Draws no dead reward worker. Mixed into verl's agent-loop worker.
+_Worker: Any = _compat.agent_loop_worker_class()
 
-    With each prompt the reward workers are asked for a sign of life, while its sessions are sampled. A session in whose
-    hands one dies is scored by another; but not a mono session, whose anchor is missing then: an answer that ends
-    whoever scores it must not end them all. Where the last one dies, every session fails, and the trainer ends the run.
+
+class LivingRewardWorkers(_Worker):
+    """Draws no dead reward worker.
+
+    The reward workers are pinged with each prompt, while its sessions are sampled. If one dies while it scores a
+    session, another one scores that session again; unless :meth:`scored_again` forbids it, since an answer that kills
+    its scorer must not kill them all. If the last one dies, every session fails and the trainer ends the run.
     """
 
     reward_loop_worker_handles: list[Any] | None
@@ -28,7 +30,7 @@ class LivingRewardWorkers:
         self._asked = {}
 
     def ask_reward_workers(self) -> None:
-        """Find out which are alive, without waiting for it; one that is busy is not asked twice."""
+        """Ping them without waiting for the answers; a worker that has not answered yet is not pinged again."""
         for worker in self.reward_loop_worker_handles or ():
             if worker not in self._asked or self._asked[worker].done():
                 self._asked[worker] = asyncio.create_task(self._ask(worker))
@@ -39,10 +41,10 @@ class LivingRewardWorkers:
         except ActorDiedError as error:
             self._draw_no_more(error)
         except RayError as error:  # the network, for a moment
-            logger.warning("a reward worker gives no sign of life: %s", error)
+            logger.warning("a reward worker does not answer: %s", error)
 
     def _draw_no_more(self, death: ActorDiedError) -> bool:
-        """Whether there are others."""
+        """Leave a dead worker out; returns whether there are others."""
         workers = self.reward_loop_worker_handles or []
         left = [worker for worker in workers if _compat.actor_id(worker) != death.actor_id]
         if left and len(left) < len(workers):
@@ -50,10 +52,14 @@ class LivingRewardWorkers:
             self.reward_loop_worker_handles = left
         return bool(left)
 
+    def scored_again(self, session: dict[str, Any]) -> bool:
+        """Whether a session, by its keywords, is scored by another worker if one dies over it."""
+        return True
+
     async def _compute_score(self, outputs: Any, kwargs: dict) -> None:
         try:
-            await super()._compute_score(outputs, kwargs=kwargs)  # type: ignore[misc]
+            await super()._compute_score(outputs, kwargs=kwargs)
         except ActorDiedError as death:
-            if not self._draw_no_more(death) or VIEW_FIELD in kwargs:
+            if not self._draw_no_more(death) or not self.scored_again(kwargs):
                 raise
-            await super()._compute_score(outputs, kwargs=kwargs)  # type: ignore[misc]
+            await super()._compute_score(outputs, kwargs=kwargs)

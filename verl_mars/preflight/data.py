@@ -1,11 +1,11 @@
-"""What is wrong with a run's training data, found before any model is loaded."""
+"""Checks of a run's training data, before any model is loaded."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from verl_mars.settings import MarsSettings
+from verl_mars.methods.base import Method
 
 
 def training_files(config: DictConfig) -> Sequence[str]:
@@ -16,11 +16,11 @@ def training_files(config: DictConfig) -> Sequence[str]:
     return [files] if isinstance(files, str) else list(files or [])
 
 
-def data_faults(config: DictConfig, progress: bool = False) -> list[str]:
-    """A sentence for each faulty row or image of the training files (the first 20)."""
+def data_faults(config: DictConfig, method: Method, progress: bool = False) -> list[str]:
+    """A sentence for each faulty row or image of the training files (the first 20), if the method rolls out sources."""
     from verl_mars.data.check import check_files
 
-    if not MarsSettings.from_algorithm(config.algorithm).check_data:
+    if method.anchoring is None or not method.check_data:
         return []
     files = training_files(config)
     if not files:
@@ -33,32 +33,32 @@ def data_faults(config: DictConfig, progress: bool = False) -> list[str]:
     return [str(fault) for fault in report.faults]
 
 
-def length_faults(config: DictConfig, processor: Any) -> list[str]:
+def length_faults(config: DictConfig, method: Method, processor: Any) -> list[str]:
     """A sentence for each prompt that is longer than ``data.max_prompt_length`` (the first 20), and the cure.
 
     Args:
-        config: a run's; its data have no fault that :func:`data_faults` tells.
+        config: of a run whose data :func:`data_faults` has accepted.
+        method: of the run; without further sessions nothing is checked.
         processor: the model's.
     """
     from verl_mars.data.overlong import find_long_prompts
     from verl_mars.vision.resize import limits_of
 
-    settings = MarsSettings.from_algorithm(config.algorithm)
-    if not settings.check_data or why_lengths_are_not_known(config, processor) is not None:
+    if method.anchoring is None or not method.check_data or why_lengths_are_unknown(config, processor) is not None:
         return []
-    found = find_long_prompts(
+    report = find_long_prompts(
         training_files(config),
         limits_of(processor.image_processor.to_dict()),
         processor.tokenizer,
         config.data.max_prompt_length,
-        mono=settings.mono_prompt,
+        mono=method.mono_prompt,
         filters=bool(config.data.get("filter_overlong_prompts", False)),
     )
-    return found.sentences()
+    return report.sentences()
 
 
-def why_lengths_are_not_known(config: DictConfig, processor: Any) -> str | None:
-    """What keeps prompts from being counted as verl's agent loop makes them; ``None``: nothing."""
+def why_lengths_are_unknown(config: DictConfig, processor: Any) -> str | None:
+    """Why the tokens of prompts cannot be counted as verl's agent loop would; ``None``: they can."""
     if any(not hasattr(getattr(processor, "image_processor", None), name) for name in ("patch_size", "merge_size")):
         return "only the image processors of the Qwen-VL family are known"
     keys = (

@@ -1,4 +1,4 @@
-"""The estimator's hand-over, the counted rows and the metrics of the trainer modes."""
+"""MARS as a method: what its estimator takes from the trainer, and its metrics."""
 
 import math
 
@@ -6,11 +6,28 @@ import pytest
 import torch
 
 from verl_mars.algos.mars import group_statistics, mono_anchored_advantage
-from verl_mars.trainer.estimators import anchor_scope, mars
-from verl_mars.trainer.keys import counted_rows
-from verl_mars.trainer.metrics import mars_metrics
+from verl_mars.methods import METHODS, RowValues
+from verl_mars.methods.estimator import estimator, hand_over
+from verl_mars.methods.mars import group_metrics, session_metrics
+from verl_mars.rows import AnchorRows
 
 NAN = math.nan
+mars = estimator("mars")
+
+
+def values_of(anchors, counted=None):
+    """What the trainer knows about rows with these anchors, each a session of its own."""
+    rows = len(anchors)
+    real = torch.ones(rows, dtype=torch.bool) if counted is None else counted
+    anchor_rows = AnchorRows(
+        scores=anchors,
+        versions=torch.full_like(anchors, 1.0),
+        sources=[["rgb", "ir"][: anchors.shape[1]]] * rows,
+        tokens=torch.ones(rows),
+        seconds=torch.ones(rows),
+    )
+    tags = [{"response_len": 3, "max_global_steps": 1}] * rows
+    return RowValues(real=real, last_output=torch.arange(rows), tags=tags, anchors=anchor_rows)
 
 
 def rewards(*scores):
@@ -31,20 +48,49 @@ def test_estimator_broadcasts_over_the_response_only():
     torch.testing.assert_close(returns, advantages)
 
 
-def test_scope_hands_anchors_over_and_takes_statistics_back():
+def test_the_trainer_hands_anchors_over_and_takes_metrics_back():
     tokens, mask = rewards(1.0, 0.0)
-    with anchor_scope(torch.tensor([[0.5]] * 2), torch.tensor([True, True])) as scope:
+    with hand_over(METHODS["mars"](None), values_of(torch.tensor([[0.5]] * 2))) as handover:
         inside, _ = mars(tokens, mask, index=["u"] * 2)
     outside, _ = mars(tokens, mask, index=["u"] * 2, anchor_scores=torch.tensor([[0.5]] * 2))
     torch.testing.assert_close(inside, outside)
-    assert scope.statistics is not None and scope.statistics.information_gain.tolist() == [0.0]
+    torch.testing.assert_close(handover.result.advantages, inside)
+    assert handover.metrics()["mars/info_gain"] == 0.0
+    assert handover.metrics()["timing_s/anchors"] == 1.0
 
 
-def test_scope_ends():
-    with anchor_scope(torch.zeros(1, 1), torch.tensor([True])):
+def test_the_handover_ends_with_its_block():
+    with hand_over(METHODS["mars"](None), values_of(torch.zeros(1, 1))):
         pass
-    with pytest.raises(ValueError, match="rolls out no mono sessions"):
+    with pytest.raises(ValueError, match="rolls out no anchors.*trainer.v1.trainer_mode=mars_sync"):
         mars(*rewards(1.0), index=["u"])
+
+
+def test_the_handover_is_for_the_estimator_of_its_method_alone():
+    with hand_over(METHODS["pgpo"](None), values_of(torch.zeros(1, 1))) as handover:
+        with pytest.raises(ValueError, match="got no anchors"):
+            mars(*rewards(1.0), index=["u"])
+        with pytest.raises(RuntimeError, match="verl did not call the estimator 'pgpo'"):
+            handover.metrics()
+
+
+def test_a_result_is_handed_back_once():
+    tokens, mask = rewards(1.0, 0.0)
+    with hand_over(METHODS["mars"](None), values_of(torch.tensor([[0.5]] * 2))):
+        mars(tokens, mask, index=["u"] * 2)
+        with pytest.raises(RuntimeError, match="twice for one batch"):
+            mars(tokens, mask, index=["u"] * 2)
+
+
+def test_rows_that_do_not_count_get_an_advantage_and_move_no_mean():
+    tokens, mask = rewards(1.0, 0.0, 9.0)
+    counted = torch.tensor([True, True, False])
+    with hand_over(METHODS["mars"](None), values_of(torch.tensor([[0.5]] * 3), counted)):
+        got, _ = mars(tokens, mask, index=["u"] * 3)
+    expected = mono_anchored_advantage(
+        torch.tensor([1.0, 0.0, 9.0]), ["u"] * 3, torch.tensor([[0.5]] * 3), counted=counted
+    )
+    torch.testing.assert_close(got, expected[:, None] * mask)
 
 
 def test_estimator_needs_uids():
@@ -59,16 +105,6 @@ def test_division_by_std_can_be_turned_off():
     torch.testing.assert_close(advantages[:, 0], torch.tensor([0.5, -0.5]))
 
 
-def test_last_output_of_a_session_counts_and_padding_never():
-    keys = ["a_0_0", "a_0_2", "a_0_1", "a_1_0", "padff_0_0"]
-    tags = [{}, {}, {}, {"is_padding": False}, {"is_padding": True}]
-    assert counted_rows(keys, tags).tolist() == [False, True, False, True, False]
-
-
-def test_no_rows():
-    assert counted_rows([], []).shape == (0,)
-
-
 def test_metrics_by_hand():
     scores = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     uids = ["a", "a", "b", "b", "c", "c", "d", "d", "pad"]
@@ -78,7 +114,7 @@ def test_metrics_by_hand():
     counted = torch.tensor([True] * 8 + [False])
     stats = group_statistics(scores, uids, anchors, counted)
     sources = [["rgb", "ir"], ["rgb", "ir"], ["rgb"], ["rgb"], ["rgb", "ir"]]
-    metrics = mars_metrics(stats, sources)
+    metrics = group_metrics(stats, sources)
     assert metrics == {
         "mars/fused_score": pytest.approx((1 + 0 + 0.5 + 1) / 4),
         "mars/info_gain": pytest.approx((0.5 - 1.0 + 0.0) / 3),  # a: 1 - .5, b: 0 - 1, d: 1 - 1; c has no anchor
@@ -94,21 +130,19 @@ def test_metrics_by_hand():
 
 def test_metrics_without_any_anchor_say_so():
     stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], torch.full((2, 1), NAN))
-    metrics = mars_metrics(stats, [["rgb"]])
+    metrics = group_metrics(stats, [["rgb"]])
     assert metrics == {"mars/fused_score": 0.5, "mars/rescued_groups": 0.0, "mars/missing_anchors": 1.0}
 
 
 def test_several_anchors_of_a_source_are_averaged():
     stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], torch.tensor([[0.0, 1.0, 1.0, 1.0]] * 2))
-    metrics = mars_metrics(stats, [["rgb", "rgb", "ir", "ir"]])
+    metrics = group_metrics(stats, [["rgb", "rgb", "ir", "ir"]])
     assert (metrics["mars/anchor_score/rgb"], metrics["mars/anchor_score/ir"]) == (0.5, 1.0)
     assert metrics["mars/info_gain/rgb"] == 0.0
 
 
 def test_what_mono_sessions_cost_by_hand():
     """Prompt a: 4 mono tokens, 2 x 6 fused; b: 3 and 5 (its second row is padding)."""
-    from verl_mars.trainer.anchor_rows import AnchorRows, session_metrics
-
     uids = ["a", "b", "a", "pad"]
     anchors = torch.tensor([[0.0, 1.0], [1.0, NAN], [0.0, 1.0], [1.0, NAN]])
     counted = torch.tensor([True, True, True, False])
@@ -119,11 +153,10 @@ def test_what_mono_sessions_cost_by_hand():
         sources=[["rgb", "ir"], ["rgb"], ["rgb", "ir"], ["rgb"]],
         tokens=torch.tensor([4.0, 3.0, 4.0, 3.0]),
         seconds=torch.tensor([0.5, 2.0, 0.5, 7.0]),
-        counted=counted,
     )
     tags = [{"response_len": n, "max_global_steps": v} for n, v in ((6, 3), (5, None), (6, 2))]
     tags.append({"response_len": 5, "max_global_steps": 0, "is_padding": True})
-    assert session_metrics(rows, stats, tags) == {
+    assert session_metrics(rows, stats, counted, tags) == {
         "timing_s/anchors": 2.0,
         "mars/anchor_tokens": 7.0,
         "mars/anchor_token_share": pytest.approx(7 / 24),

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from conftest import FakeServer, serving
+from fake_server import FakeServer, serving
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from browser import CHROMIUM, open_page
-from conftest import FakeServer, formatted, serving
+from fake_server import FakeServer, formatted, serving
 from typer.testing import CliRunner
 
 from verl_mars.cli import app

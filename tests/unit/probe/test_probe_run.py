@@ -8,7 +8,7 @@ import os
 import time
 
 import pytest
-from conftest import FakeServer, completion, formatted, serving
+from fake_server import FakeServer, completion, formatted, serving
 from typer.testing import CliRunner
 
 from verl_mars.cli import app

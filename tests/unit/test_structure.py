@@ -25,7 +25,7 @@ FLOORS = (
     ("vision",),
     ("tasks", "rows", "store"),
     ("methods", "liveness", "reward", "data", "cpu"),
-    ("rollout", "data_prep", "reports"),
+    ("rollout", "data_prep", "recipes", "reports"),
     ("preflight",),
     ("trainer",),
     ("probe", "toy"),

@@ -115,7 +115,9 @@ def test_broken_sources_are_refused(column, words):
 
 
 def test_subset_leaves_the_other_images_out(row):
-    assert shown(Subset("without rgb", (Source("ir", (1,), prompt="<image> own", ground_truth="own"),)).render(row)) == [
+    assert shown(
+        Subset("without rgb", (Source("ir", (1,), prompt="<image> own", ground_truth="own"),)).render(row)
+    ) == [
         *(text(" and "), image("ir")),
         text("\nWhere is the person?"),
     ]

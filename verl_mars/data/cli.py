@@ -1,4 +1,4 @@
-"""``verl-mars data validate``, ``stats`` and ``views``; ``list``, ``convert`` and ``show`` stand in :mod:`verl_mars.cli`."""
+"""``verl-mars data validate``, ``stats``, ``views``; ``list``, ``convert``, ``show`` stand in :mod:`verl_mars.cli`."""
 
 import json
 from pathlib import Path

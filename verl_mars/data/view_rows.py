@@ -27,11 +27,10 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_mars.data.faults import DataError
 from verl_mars.data.files import whole_file
 from verl_mars.data.readers import as_files, open_parquet, row_batches
 from verl_mars.data.schema import to_table
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, UsageError
 from verl_mars.views import Fused, Message, Mono, MonoPrompt, Shuffled, Source, Subset, sources_of_row
 
 KINDS = ("fused", "mono", "blind", "leave_one_out", "shuffled", "repeat", "subsets")

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from verl_mars.data.faults import DataError
 from verl_mars.data.images import encoded_bytes, read_header, training_problem
+from verl_mars.errors import DataError
 
 MOST_BYTES = 32 * 2**20
 """Of one image file."""

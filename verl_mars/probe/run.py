@@ -10,10 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from verl_mars.data.faults import DataError
 from verl_mars.data.readers import as_files, row_batches
 from verl_mars.data.view_rows import ViewedRows
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, UsageError
 from verl_mars.probe.engine import Answer, Engine, Missing, ProbeError
 from verl_mars.probe.figures import Figures, ScoredRow, compare, compute
 from verl_mars.probe.folder import Folder, Line, read_identity, read_lines

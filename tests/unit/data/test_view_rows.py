@@ -9,11 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from verl_mars.cli import app
-from verl_mars.data.faults import DataError
-from verl_mars.data.rules import RowRules
+from verl_mars.data.row_checks import RowRules
 from verl_mars.data.schema import write_rows
 from verl_mars.data.view_rows import KINDS, ViewedRows, parse_kinds, view_row
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, UsageError
 from verl_mars.reward import compute_score
 
 

@@ -46,10 +46,10 @@ def drawn_order(
 class ReproducibleOrder(ReplayBuffer):
     """Orders the rows of a sampled batch by a draw for each of them (:func:`drawn_order`).
 
-    verl's rows come in the order in which they happened to be written, short answers first and under random uids, so
-    that two runs with one seed add up their losses in another order. verl cuts mini-batches in row order
-    (``actor.shuffle=false``): in the order of prompt indices each would be a slice of the data file, and the same
-    prompts would always be in the last, most off-policy one. Validation is in the order of the data.
+    verl orders rows by the time at which they were written, short answers first and under random uids, so two runs with
+    one seed would sum their losses in different orders. verl cuts mini-batches in row order (``actor.shuffle=false``):
+    in the order of prompt indices each would be a slice of the data file, and the same prompts would always be in the
+    last, most off-policy one. Validation is in the order of the data.
     """
 
     step: int = 0
@@ -89,8 +89,8 @@ class Verdicts:
 class GroupFilter(ReplayBuffer):
     """Dynamic sampling (``algorithm.filter_groups``) that asks the method before it drops a group.
 
-    verl drops a group whose fused rewards are all equal. Under a method with a group filter, only those of them are
-    dropped that the method finds nothing to learn in. Eviction, refill and their metrics stay verl's;
+    verl drops a group whose fused rewards are all equal. Under a method with a group filter, such a group is dropped
+    only if the method finds nothing to learn in it. Eviction, refill and their metrics are verl's;
     ``<method>/kept_groups`` counts the groups of a sampled batch that verl alone would have dropped.
     """
 

@@ -72,9 +72,9 @@ def convert_arm(images: str, converter: str, workers: int) -> Callable[[Path, Pa
     """A conversion, as ``verl-mars data convert`` does it."""
 
     def run(root: Path, out: Path, rows: int) -> timed:
-        from verl_mars.data.cli import find_converter
         from verl_mars.data.convert import convert
         from verl_mars.data.settings import settings_from
+        from verl_mars.data_prep import find_converter
 
         importlib.import_module("pandas")  # pyarrow imports it for its first table
         data_set = find_converter(converter)

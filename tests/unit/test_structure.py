@@ -35,7 +35,6 @@ FLOORS = (
 ALONE = ("cpu", "algos")
 """Rooms that import nothing of ours but `_compat`."""
 STILL_UPWARD = {
-    ("data", "data_prep"),
     ("preflight", "register"),
     ("preflight", "toy"),
 }

@@ -6,9 +6,8 @@ share its batch. Reinforcement learning depends on it. Three things make it so:
 * its random numbers come from its own seed, one for each position of the sequence, so that a request that is cut short
   and continued draws what it would have drawn;
 * its prompt is padded to a width that depends on its own length only, and only rows of one width share a batch;
-* rows are filled up to a multiple of :data:`ROW_MULTIPLE`, below which matrix products on a CPU take another order of
-  summation. With more than one thread (OMP_NUM_THREADS) some processors cut the rows among the threads below it: the
-  overlay ``hardware: cpu`` sets one.
+* rows are filled up to a multiple of :data:`ROW_MULTIPLE`: below it, matrix products on a CPU sum in another order,
+  and some processors divide the rows among threads (OMP_NUM_THREADS; the overlay ``hardware: cpu`` sets one).
 
 Log-probs are those that verl's actor computes, ``log_softmax(logits / temperature)`` over the whole vocabulary at the
 sampled token: no renormalisation for top-k, top-p, repetition penalty or forbidden tokens, all of which shape what is

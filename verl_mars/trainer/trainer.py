@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
@@ -79,7 +80,7 @@ class ViewTrainer(PPOTrainer):
         if self.method.exact:
             _compat.exchange_worker_classes(self.role_worker_mapping, WORKERS)
 
-    def _build_replay_buffer(self) -> Any:
+    def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         _compat.exchange_replay_buffer_class(buffer, OrderedReplayBuffer, OrderedReplayBufferAsync)
         set_poll_interval(buffer)
@@ -104,12 +105,11 @@ class ViewTrainer(PPOTrainer):
         """Called with each batch once its method has computed its advantages."""
 
     def _compute_metrics(
-        self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], *args: Any, **kwargs: Any
-    ) -> Any:
-        result = super()._compute_metrics(batch, metrics, timing_raw, *args, **kwargs)
+        self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         if "timing_s/score_view" in metrics and timing_raw.get("step"):
             metrics["perf/score_view_share"] = metrics["timing_s/score_view"] / timing_raw["step"]
-        return result
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ METRICS = {
 }
 RECIPES = {"vppo": "toy_vppo_dapo"}
 EXACT = (("vogue", "mars_separate_async"), ("pgpo", "mars_colocate_async"), ("vppo", "mars_colocate_async"))
-"""These are compared over the whole vocabulary: each worker class of ours runs, with the pixels of a view and without."""
+"""Compared over the whole vocabulary: each worker class of ours runs, with a view's pixels and without."""
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -47,6 +47,8 @@ def parse_block(language, text):
             rest = rest[decoder.raw_decode(rest)[1] :].lstrip()
     elif language == "yaml":
         list(yaml.safe_load_all(text))
+    elif language == "toml":
+        pytest.importorskip("tomllib", reason="Python 3.11 brings it").loads(text)
     elif language in ("bash", "sh"):
         list(shell_commands(text))
     elif language not in ("text", "bibtex", "", "diff", "make", "console"):

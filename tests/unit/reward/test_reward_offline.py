@@ -467,7 +467,7 @@ def test_mixed_tasks_have_a_table_each(tmp_path, command):
 
 
 def test_numpy_is_not_in_the_summary(tmp_path):
-    settings = cli._settings("mars", None, None, [])
+    settings = cli.read_settings("mars", None, None, [])
     report = cli.run(llvip_file(tmp_path), settings, defaults=Defaults("grounding", "person", (100, 100)))
     json.dumps(report, allow_nan=False)
     assert not any(isinstance(value, np.generic) for value in report["tasks"]["grounding"]["all"].values())

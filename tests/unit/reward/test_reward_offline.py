@@ -115,6 +115,71 @@ def test_bad_lines_are_named(tmp_path, text, says):
         read_predictions(path, Defaults())
 
 
+@pytest.mark.parametrize("truth", ["B", "(B)", "b.", "B. Cooking", "Cooking"])
+def test_a_choice_as_truth_may_be_letter_or_text(truth):
+    wanted = {"letter": "B", "text": "Cooking", "choices": ["Travel", "Cooking"]}
+    assert plain_truth("mcq", truth, Hints(choices=["Travel", "Cooking"])) == wanted
+
+
+LINES = {
+    "lmms-eval": {"doc_id": 0, "target": "red", "resps": [[tagged("red")]], "filtered_resps": [tagged("red")]},
+    "ms-swift": {"response": tagged("red"), "labels": "red", "messages": [], "images": ["a.jpg"]},
+    "EasyR1": {"prompt": "?", "predict": tagged("red"), "ground_truth": "red", "score": 1.0},
+    "verl": {"input": "?", "output": tagged("red"), "gts": '{"answers": ["red"]}', "score": 1.0, "step": 3},
+    "R1-V": {"problem": "?", "prediction": tagged("red"), "solution": "<answer> red </answer>"},
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_lines_of_other_projects(tmp_path, line):
+    (found,) = read_predictions(write(tmp_path / "p.jsonl", [line]), Defaults(task="vqa"))
+    assert compute_score("d", found.response, found.ground_truth, found.extra_info)["acc"] == 1.0
+
+
+def test_tables_and_files_with_a_byte_order_mark(tmp_path):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    line = {"response": tagged("red"), "labels": "red"}
+    parquet.write_table(arrow.Table.from_pylist([line]), tmp_path / "p.parquet")
+    (tmp_path / "p.csv").write_text(f"response,answer\n{tagged('red')},red\n", encoding="utf-8-sig")
+    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(line).encode() + b"\r\n")
+    for name in ("p.parquet", "p.csv", "p.jsonl"):
+        (found,) = read_predictions(tmp_path / name, Defaults(task="vqa"))
+        assert (found.line, found.response, found.ground_truth) == (1, tagged("red"), {"answers": ["red"]}), name
+
+
+def test_keys_may_be_named(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"mine": tagged("red"), "yours": "red", "response": "no", "answer": "no"}])
+    (found,) = read_predictions(path, Defaults("vqa", response_key="mine", truth_key="yours"))
+    assert (found.response, found.ground_truth) == (tagged("red"), {"answers": ["red"]})
+    with pytest.raises(PredictionError, match="none of the keys ours"):
+        read_predictions(path, Defaults("vqa", response_key="ours"))
+
+
+def test_many_samples_of_a_row(tmp_path, command):
+    lines = [
+        {"response": [tagged("red"), tagged("blue")], "ground_truth": "red"},
+        {"response": [tagged("blue"), tagged("blue")], "ground_truth": "red"},
+        {"response": [tagged("red"), tagged("red")], "ground_truth": "red"},
+    ]
+    summary = tmp_path / "s.json"
+    result = command(write(tmp_path / "p.jsonl", lines), "--task", "vqa", "--summary", summary)
+    assert result.exit_code == 0, result.output
+    table = json.loads(summary.read_text())["tasks"]["vqa"]["all"]
+    assert table["rows"] == 3
+    assert table["metrics"]["acc"]["value"] == pytest.approx(3 / 6)
+    assert table["metrics"]["pass@2"]["value"] == pytest.approx(2 / 3)
+
+
+def test_samples_of_one_row_are_resampled_together():
+    results = vqa_results(50, 50)
+    alone = metrics_of("vqa", results, resamples=2000).metrics["acc"]
+    together = metrics_of("vqa", results, resamples=2000, rows=[index // 10 for index in range(100)]).metrics["acc"]
+    assert together.value == alone.value
+    assert together.high - together.low > 2 * (alone.high - alone.low), "ten right answers to one row are no ten rows"
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(PredictionError, match="none.jsonl: No such file"):
         read_predictions(tmp_path / "none.jsonl", Defaults())
@@ -141,6 +206,19 @@ def test_bad_files_are_named(tmp_path):
         ("math", "1/2", {"answer": "1/2"}),
         ("grounding", BOXES, {"boxes": BOXES, "labels": ["person"] * 2, "frame": 0, "size": (100, 100)}),
         ("vqa", '{"answers": ["x"]}', '{"answers": ["x"]}'),
+        ("vqa", 3, {"answers": ["3"]}),
+        ("vqa", "Trick or Treat", {"answers": ["Trick or Treat"]}),
+        ("vqa", "blue or green or teal", {"answers": ["blue", "green", "teal"]}),
+        ("vqa", "red and blue or blue and red", {"answers": ["red and blue", "blue and red"]}),
+        ("vqa", "<think>t</think><answer>red</answer>", {"answers": ["red"]}),
+        ("ocr", "Exit 4", {"answers": ["Exit 4"]}),
+        ("count", 3.0, {"value": 3}),
+        ("math", "{1,2}", {"answer": "{1,2}"}),
+        (
+            "grounding",
+            [{"bbox_2d": BOXES[0], "label": "car"}, {"bbox": BOXES[1]}],
+            {"boxes": BOXES, "labels": ["car", "person"], "frame": 0, "size": (100, 100)},
+        ),
     ],
 )
 def test_plain_ground_truths(task, truth, wanted):
@@ -389,8 +467,7 @@ def test_mixed_tasks_have_a_table_each(tmp_path, command):
 
 
 def test_numpy_is_not_in_the_summary(tmp_path):
-    report = cli.run(
-        llvip_file(tmp_path), cli._settings("mars", None, None, []), task="grounding", label="person", size=(100, 100)
-    )
+    settings = cli.read_settings("mars", None, None, [])
+    report = cli.run(llvip_file(tmp_path), settings, defaults=Defaults("grounding", "person", (100, 100)))
     json.dumps(report, allow_nan=False)
     assert not any(isinstance(value, np.generic) for value in report["tasks"]["grounding"]["all"].values())

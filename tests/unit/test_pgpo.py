@@ -83,6 +83,7 @@ def test_quantile_by_hand():
 
 @settings(max_examples=200, deadline=None)
 @given(responses, st.sampled_from([0.0, 0.2, 0.4, 1.0]), st.sampled_from(["absolute", "quantile"]))
+@pytest.mark.slow
 def test_against_the_slow_twin(rows, tau, gate):
     dependency, mask = padded(rows)
     got = token_weights(dependency, mask, tau=tau, gate=gate)
@@ -91,6 +92,7 @@ def test_against_the_slow_twin(rows, tau, gate):
 
 @settings(max_examples=200, deadline=None)
 @given(responses, st.sampled_from([0.0, 0.4, 1.0]), st.floats(0, 5), st.sampled_from(["absolute", "quantile"]))
+@pytest.mark.slow
 def test_weights_sum_to_the_length_and_keep_rank(rows, tau, beta, gate):
     dependency, mask = padded(rows)
     weights = token_weights(dependency, mask, tau, beta, gate)
@@ -147,6 +149,7 @@ def test_a_cap_holds_where_one_token_of_a_thousand_depends_on_the_images():
 
 @settings(max_examples=200, deadline=None)
 @given(responses, st.sampled_from([1.0, 1.3, 2.0, 50.0]))
+@pytest.mark.slow
 def test_capped_weights_sum_to_the_length_and_keep_rank(rows, cap):
     dependency, mask = padded(rows)
     free, weights = token_weights(dependency, mask), token_weights(dependency, mask, max_weight=cap)

@@ -27,7 +27,7 @@ class ReshapingSettings(Settings):
 
     divergence: Literal["sampled", "exact"] = "sampled"
     """How far the other view moves the policy. ``sampled``: estimated at the sampled token. ``exact``: over the whole
-    vocabulary, by one forward pass more; needs FSDP without sequence parallelism and without fused kernels."""
+    vocabulary, by one more forward pass; needs FSDP without sequence parallelism and without fused kernels."""
 
 
 class Reshaping(Method):

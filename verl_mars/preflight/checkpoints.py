@@ -1,8 +1,8 @@
-"""The identity of a run in its checkpoints, and whether a run may resume from one.
+"""The identity of a run in its checkpoints, and checks of a checkpoint before a run resumes from it.
 
-verl resumes from whatever lies in ``trainer.default_local_dir``. A checkpoint of another model or of another number of
-ranks ends the run after all models were loaded; one of another recipe does not, and the second arm of a comparison
-starts with the weights of the first.
+verl resumes from any checkpoint in ``trainer.default_local_dir``. One of another model or number of ranks ends the run
+after all models were loaded; one of another recipe does not, and the second arm of a comparison would start with the
+weights of the first.
 """
 
 import json
@@ -43,7 +43,7 @@ class Identity:
     model: str
     """Last part of the model's path: its folder may be moved."""
     rows: int | None
-    """Of the training files; ``None``: unknown, as files other than Parquet would have to be read."""
+    """Rows of the training files; ``None``: unknown, as files other than Parquet would have to be read."""
 
     @classmethod
     def of(cls, config: DictConfig) -> "Identity":

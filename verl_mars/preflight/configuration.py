@@ -128,7 +128,7 @@ def _sampler_faults(config: DictConfig) -> Iterator[str]:
 
 
 def _off_policy_faults(config: DictConfig) -> Iterator[str]:
-    """Settings that verl's replay buffer would stop at, by assertions."""
+    """Settings that verl's replay buffer would refuse by assertions, after models were loaded."""
     sampler = config.trainer.v1.sampler
     threshold, strategy = sampler.max_off_policy_threshold, sampler.max_off_policy_strategy
     if threshold is not None and (not isinstance(threshold, int) or threshold < 1):

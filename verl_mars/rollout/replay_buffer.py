@@ -19,8 +19,8 @@ POLL_KEY = "poll_interval_seconds"
 class ReproducibleOrder(ReplayBuffer):
     """Orders the rows of a sampled batch by prompt index, response, session and output.
 
-    verl's rows come in the order in which they happened to be written, under random uids, so that two runs with one
-    seed add up their losses in another order.
+    verl orders rows by the time at which they were written, under random uids, so two runs with one seed would sum
+    their losses in different orders.
     """
 
     def _materialize_batch(self, partition_id: str, *args: Any, **kwargs: Any) -> Batch:
@@ -29,7 +29,7 @@ class ReproducibleOrder(ReplayBuffer):
             return batch
         data = store.read(batch, ["index", "responses"])
         index, responses = as_list(data["index"]), [row.tolist() for row in data["responses"].unbind()]
-        # The response before the session: with verl's own worker it depends on chance which session got which.
+        # The response before the session: with verl's own worker, which session got which response is random.
         identity = [(str(i), r, *Key.parse(k)[1:]) for i, r, k in zip(index, responses, batch.keys, strict=True)]
         batch.reorder(sorted(range(len(identity)), key=identity.__getitem__))
         return batch
@@ -49,8 +49,8 @@ class Verdicts:
 class GroupFilter(ReplayBuffer):
     """Dynamic sampling (``algorithm.filter_groups``) that asks the method before it drops a group.
 
-    verl drops a group whose fused rewards are all equal. Under a method with a group filter, only those of them are
-    dropped that the method finds nothing to learn in. Eviction, refill and their metrics stay verl's;
+    verl drops a group whose fused rewards are all equal. Under a method with a group filter, such a group is dropped
+    only if the method finds nothing to learn in it. Eviction, refill and their metrics are verl's;
     ``<method>/kept_groups`` counts the groups of a sampled batch that verl alone would have dropped.
     """
 

@@ -1,6 +1,6 @@
 """Rescoring: the log-probs that the policy before the update gives the batch's responses under another view.
 
-Rows under another view go to a partition of their own, which is cleared whatever happens. For the estimate at the
+Rows under another view go to a separate partition, which is cleared even after an error. For the estimate at the
 sampled token verl's ``compute_log_prob`` runs on them as on any others (:func:`rescore`). For the divergence over the
 whole vocabulary a worker of ours compares them with the training rows (:func:`compare_views`).
 

@@ -14,11 +14,11 @@ from verl_mars.rows import as_list, real_rows
 from verl_mars.store import Batch
 
 FIELD = "extra_fields"
-"""Where verl's agent loop stores ``reward_extra_info`` of a trajectory."""
+"""Field in which verl's agent loop stores ``reward_extra_info`` of a trajectory."""
 
 
 def details_of(batch: Batch) -> list[Mapping[str, Any]]:
-    """What the reward manager returned beside the score of each row, in the order of the batch's keys."""
+    """The reward manager's values beside the score, for each row in the order of the batch's keys."""
     fields = [getattr(field, "data", field) for field in as_list(store.read(batch, [FIELD])[FIELD])]
     return [(field or {}).get("reward_extra_info") or {} for field in fields]
 

@@ -43,11 +43,11 @@ class TokenDump:
             }
 
     def has(self, keys: Sequence[str]) -> bool:
-        """Whether these rows, as verl dumps them, are the ones kept; a dump of a validation has others."""
+        """Whether all these rows are kept; a validation dump has other rows."""
         return len(keys) > 0 and all(key in self._lines for key in keys)
 
     def take(self, keys: Sequence[str]) -> dict[str, list[Any]]:
-        """One list for each field of a dumped line, in the order of the keys; nothing is kept after."""
+        """One list for each field of a dumped line, in the order of the keys. Clears the dump."""
         lines, self._lines = [self._lines[key] for key in keys], {}
         return {name: [line[name] for line in lines] for name in lines[0]}
 
@@ -74,7 +74,7 @@ class DumpsTokens(ViewTrainer):
 
 
 def image_paths(messages: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Where each image of a conversation lies; None where it is not a file."""
+    """The path of each image of a conversation; None if it is not a file."""
     parts = [
         part
         for message in messages

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -27,10 +27,10 @@ from verl_mars.data.sample import (
 )
 from verl_mars.data.tables import Line, lines_of
 from verl_mars.errors import SampleError
+from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
 from verl_mars.tasks.math import MathTruth
-from verl_mars.tasks.vqa import VqaTruth
 
 IMAGE_TAG = re.compile(r"<image(?: \d{1,3})?>")
 _NUMBER = re.compile(r"[+-]?\d+")
@@ -42,9 +42,7 @@ class RecordOptions(Options):
 
     file: str = Field(default="", description="File or folder under --root; by default the only one.")
     sources: str = Field(default="", description="rgb=0 ir=1, or rgb=*_rgb.*; by default each image is a source.")
-    task: Literal["auto", "vqa", "mcq", "count", "math", "grounding"] = Field(
-        default="auto", description="auto: by the answer; the counts say how each was read."
-    )
+    task: str = Field(default="auto", description="A task for all; auto: by the answer, and the counts say how.")
     data_source: str = Field(default="", description="Name of the data set; by default the file's.")
     boxes: BoxForm = Field(default="xyxy", description="xyxy, xywh, cxcywh: what the numbers of a box are.")
     units: BoxUnit = Field(default="pixels", description="pixels, fractions (0 to 1) or thousandths (0 to 1000).")
@@ -165,7 +163,8 @@ def _truth(
     answers = [text] if text is not None else answer
     if not isinstance(answers, list) or not all(isinstance(item, str) for item in answers):
         raise SampleError("answer", f"{str(answer)[:60]!r}, but a text or a list of texts is needed", "answer")
-    return "vqa", VqaTruth(answers=answers)
+    name = "vqa" if task == "auto" else task_named(task).name
+    return name, TASKS[name].read({"answers": answers})
 
 
 def _boxes_in(answer: Any) -> tuple[list[Any] | None, list[str] | None]:

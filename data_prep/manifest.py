@@ -25,11 +25,10 @@ from verl_mars.data.sample import (
     attempt,
 )
 from verl_mars.errors import SampleError
-from verl_mars.tasks import task_named
+from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
 from verl_mars.tasks.math import MathTruth
-from verl_mars.tasks.vqa import VqaTruth
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Numbers = tuple[float, float, float, float]
@@ -75,10 +74,9 @@ KEYS: dict[str, frozenset[str]] = {
     "grounding": frozenset(["boxes", "labels", "frame", "size"]),
     "mcq": frozenset(["letter", "answer", "choices"]),
     "count": frozenset(["count"]),
-    "vqa": frozenset(["answer"]),
-    "math": frozenset(["answer"]),
 }
-"""Task -> the keys that its answers may have."""
+"""Task -> the keys that its answers may have; every other task has ``answer`` alone."""
+_ANSWER_ALONE = frozenset(["answer"])
 
 
 class SourceEntry(Answer):
@@ -196,9 +194,10 @@ def _cleaned(answer: A, findings: Findings) -> A:
 
 
 def _refuse_unused(answer: Answer, task: str, where: str) -> None:
-    unused = sorted(answer.given() - KEYS[task])
+    keys = KEYS.get(task, _ANSWER_ALONE)
+    unused = sorted(answer.given() - keys)
     if unused:
-        given = ", ".join(sorted(answer.given() & KEYS[task])) or "no answer"
+        given = ", ".join(sorted(answer.given() & keys)) or "no answer"
         message = f"is no key of task {task}, which is read from {given}; remove it, or set task"
         raise SampleError("record", message, where + unused[0])
 
@@ -234,7 +233,7 @@ def _truth(answer: Answer, task: str, default_frame: int, options: ManifestOptio
         if not isinstance(text, str):
             raise SampleError("answer", "math has one answer", "answer")
         return MathTruth(answer=text)
-    return VqaTruth(answers=[text] if isinstance(text, str) else text)
+    return TASKS[task].read({"answers": [text] if isinstance(text, str) else text})
 
 
 def _needed(value: Any, name: str, task: str) -> Any:

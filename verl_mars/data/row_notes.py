@@ -1,4 +1,4 @@
-"""Rows that are allowed and deserve a look: ``verl-mars data validate`` counts them and names the first of each kind."""
+"""Rows that are allowed and deserve a look: ``verl-mars data validate`` counts them and names the first of a kind."""
 
 import hashlib
 import json

@@ -1,15 +1,16 @@
 """A manifest of your own: one JSON object a line. The documented way in for any data; see docs/data-format.md."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from verl_mars.config import parsed
-from verl_mars.data.answers import choice_truth, list_choices
+from verl_mars.data.answers import bare_answer, choice_truth, list_choices, named_choice, without_letters
+from verl_mars.data.box_forms import BoxForm, BoxUnit, boxes_of
 from verl_mars.data.paths import Root
+from verl_mars.data.readers import json_lines, strict_json
 from verl_mars.data.sample import (
     Boxes,
     Converter,
@@ -23,14 +24,12 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
-from verl_mars.errors import DataError, SampleError
-from verl_mars.tasks import task_named
+from verl_mars.errors import SampleError
+from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
 from verl_mars.tasks.math import MathTruth
-from verl_mars.tasks.vqa import VqaTruth
 
-MAX_LINE = 8 * 2**20
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Numbers = tuple[float, float, float, float]
 
@@ -44,25 +43,40 @@ class ImageEntry(BaseModel):
     kind: ImageKind = "auto"
     unit: DepthUnit = "mm"
     crop: tuple[int, int, int, int] | None = None
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Millimetres that one unit of depth stands for."""
 
     def ref(self) -> ImageRef:
         """As converters name it."""
-        return ImageRef(self.path, self.kind, self.unit, self.crop)
+        return ImageRef(self.path, self.kind, self.unit, self.crop, self.scale)
 
 
 class Answer(BaseModel):
-    """A right answer, in the way of its task."""
+    """A right answer, in the keys of its task: see :data:`KEYS`."""
 
     model_config = ConfigDict(extra="forbid")
 
     answer: Text | list[Text] | None = None
     letter: Text | None = None
     choices: list[Text] | None = None
-    count: int | None = Field(default=None, ge=0)
+    count: Annotated[int, Field(strict=True, ge=0)] | None = None
     boxes: list[Numbers] | None = None
     labels: list[Text] | Text | None = None
     frame: int | None = None
     size: tuple[int, int] | None = None
+
+    def given(self) -> set[str]:
+        """The keys of an answer that it has."""
+        return {key for key in Answer.model_fields if getattr(self, key) is not None}
+
+
+KEYS: dict[str, frozenset[str]] = {
+    "grounding": frozenset(["boxes", "labels", "frame", "size"]),
+    "mcq": frozenset(["letter", "answer", "choices"]),
+    "count": frozenset(["count"]),
+}
+"""Task -> the keys that its answers may have; every other task has ``answer`` alone."""
+_ANSWER_ALONE = frozenset(["answer"])
 
 
 class SourceEntry(Answer):
@@ -98,6 +112,8 @@ class ManifestOptions(Options):
 
     file: str = Field(default="manifest.jsonl", description="The manifest under --root.")
     data_source: str = Field(default="", description="Name of the data set; by default the file's.")
+    boxes: BoxForm = Field(default="xyxy", description="xyxy, xywh or cxcywh: the four numbers of a box.")
+    units: BoxUnit = Field(default="pixels", description="pixels, fractions (0 to 1) or thousandths (0 to 1000).")
 
 
 class Manifest(Converter):
@@ -118,42 +134,27 @@ class Manifest(Converter):
         """See :class:`Converter`."""
         path = root.need(options.file, self.layout)
         name = options.data_source or path.stem
-        try:
-            with open(path, encoding="utf-8-sig") as lines:
-                number = 0
-                while line := lines.readline(MAX_LINE):
-                    number += 1
-                    if not line.strip():
-                        continue
-                    if number == 1 and line.lstrip().startswith("["):
-                        raise DataError(
-                            f"{path} is one JSON list, but one object a line is needed: `jq -c '.[]' LIST > MANIFEST` "
-                            "writes it so"
-                        )
-                    origin = f"{options.file}, line {number}"
-                    if len(line) == MAX_LINE and not line.endswith("\n"):
-                        raise DataError(f"{path}, line {number}: more than {MAX_LINE} characters; one object a line")
-                    yield attempt(partial(_sample, line, origin, name), origin)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text: {error}") from error
+        for number, line in json_lines(path):
+            origin = f"{options.file}, line {number}"
+            yield attempt(partial(_sample, line, origin, name, options, findings), origin)
 
 
-def _sample(line: str, origin: str, data_source: str) -> Sample:
-    try:
-        content = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise SampleError("record", f"broken JSON: {error}") from error
-    entry = parsed(Entry, content)
+def _sample(line: str, origin: str, data_source: str, options: ManifestOptions, findings: Findings) -> Sample:
+    entry = parsed(Entry, strict_json(line))
+    entry = _cleaned(entry, findings)
     task = task_named(entry.task).name if entry.task else _task_of(entry)
+    _refuse_unused(entry, task, "")
     first = 0
     sources = []
-    for source in entry.sources:
+    for number, source in enumerate(entry.sources):
         refs = source.refs()
         if not refs:
             raise SampleError("source_images", f"source {source.name!r} has no image", "sources")
+        source = _cleaned(source, findings)
+        _refuse_unused(source, task, f"sources[{number}].")
         if task == "mcq" and source.choices is None:
             source = source.model_copy(update={"choices": entry.choices})
-        truth = _truth(source, task, default_frame=first) if _has_answer(source) else None
+        truth = _truth(source, task, first, options) if source.given() - {"choices", "labels"} else None
         alone = source.question
         if alone is not None and task == "mcq":
             alone = _with_choices(alone, source.choices)
@@ -163,7 +164,7 @@ def _sample(line: str, origin: str, data_source: str) -> Sample:
         sample_id=str(entry.id),
         task=task,
         question=_with_choices(entry.question, entry.choices) if task == "mcq" else entry.question,
-        truth=_truth(entry, task, default_frame=0),
+        truth=_truth(entry, task, 0, options),
         sources=tuple(sources),
         origin=origin,
         split=entry.split,
@@ -178,36 +179,53 @@ def _with_choices(question: str, choices: list[str] | None) -> str:
     return f"{question}\n{list_choices(choices)}" if choices else question
 
 
-def _has_answer(answer: Answer) -> bool:
-    return any(value is not None for value in (answer.answer, answer.letter, answer.count, answer.boxes))
+A = TypeVar("A", bound=Answer)
+
+
+def _cleaned(answer: A, findings: Findings) -> A:
+    """The answer without markup of other formats, each removal counted."""
+    changes: dict[str, Any] = {}
+    if isinstance(answer.answer, str):
+        changes["answer"] = bare_answer(answer.answer, findings)
+    if answer.choices:
+        changes["choices"] = without_letters(answer.choices)
+        findings.counts["lists of choices whose own letters were removed"] += changes["choices"] != answer.choices
+    return answer.model_copy(update=changes)
+
+
+def _refuse_unused(answer: Answer, task: str, where: str) -> None:
+    keys = KEYS.get(task, _ANSWER_ALONE)
+    unused = sorted(answer.given() - keys)
+    if unused:
+        given = ", ".join(sorted(answer.given() & keys)) or "no answer"
+        message = f"is no key of task {task}, which is read from {given}; remove it, or set task"
+        raise SampleError("record", message, where + unused[0])
 
 
 def _task_of(entry: Entry) -> Any:
     """The task that the answer belongs to."""
-    found = [
-        task
-        for task, value in (
-            ("grounding", entry.boxes),
-            ("mcq", entry.letter),
-            ("count", entry.count),
-            ("vqa", entry.answer),
-        )
-        if value is not None
-    ]
-    if len(found) != 1:
-        given = " and ".join(found) or "none of them"
+    answered = {"grounding": entry.boxes, "mcq": entry.letter, "count": entry.count, "vqa": entry.answer}
+    tasks = [task for task, value in answered.items() if value is not None]
+    if len(tasks) != 1:
+        given = " and ".join(tasks) or "none of them"
         raise SampleError("record", f"one of answer, letter, count, boxes is needed, given is {given}; or set task")
-    return found[0]
+    return "mcq" if tasks == ["vqa"] and entry.choices else tasks[0]
 
 
-def _truth(answer: Answer, task: str, default_frame: int) -> Boxes | Truth:
+def _truth(answer: Answer, task: str, default_frame: int, options: ManifestOptions) -> Boxes | Truth:
     if task == "grounding":
         boxes = _needed(answer.boxes, "boxes", task)
-        labels = answer.labels if isinstance(answer.labels, list) else [answer.labels or "object"] * len(boxes)
+        if boxes and not answer.labels:
+            message = "boxes need labels: one for all or one each, as the prompt calls the objects"
+            raise SampleError("box", message, "labels")
+        labels = answer.labels if isinstance(answer.labels, list) else [answer.labels or ""] * len(boxes)
         frame = default_frame if answer.frame is None else answer.frame
-        return Boxes(tuple(boxes), tuple(labels), frame, answer.size)
+        return boxes_of(boxes, labels, options.boxes, options.units, frame=frame, size=answer.size)
     if task == "mcq":
-        return choice_truth(_needed(answer.letter, "letter", task), _needed(answer.choices, "choices", task))
+        choices = _needed(answer.choices, "choices", task)
+        if answer.letter is None and isinstance(answer.answer, str):
+            return named_choice(answer.answer, choices)
+        return choice_truth(_needed(answer.letter, "letter", task), choices)
     if task == "count":
         return CountTruth(value=_needed(answer.count, "count", task))
     text = _needed(answer.answer, "answer", task)
@@ -215,7 +233,7 @@ def _truth(answer: Answer, task: str, default_frame: int) -> Boxes | Truth:
         if not isinstance(text, str):
             raise SampleError("answer", "math has one answer", "answer")
         return MathTruth(answer=text)
-    return VqaTruth(answers=[text] if isinstance(text, str) else text)
+    return TASKS[task].read({"answers": [text] if isinstance(text, str) else text})
 
 
 def _needed(value: Any, name: str, task: str) -> Any:

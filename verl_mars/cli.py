@@ -129,8 +129,9 @@ def list_data_sets(
             to.print(f"- {text}", markup=False, highlight=False)
 
 
-@data_app.command()
+@data_app.command(context_settings={"allow_extra_args": True})
 def convert(
+    context: typer.Context,
     data_set: Annotated[str, typer.Argument(help="As in `verl-mars data list`, or package.module:NAME of your own.")],
     root: Annotated[Path, typer.Option(help="Folder of the raw data.")],
     out: Annotated[Path, typer.Option(help="Folder for the result.")],
@@ -155,16 +156,23 @@ def convert(
     allow_root: Annotated[list[Path] | None, typer.Option(help="Folders outside --root that files may be in.")] = None,
     set_option: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the data set's own.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a conversion with other settings.")] = False,
+    sources: Annotated[
+        list[str] | None, typer.Option(help="Which image is which source: rgb=0 ir=1, or rgb=*_rgb.jpg ir=*_ir.jpg.")
+    ] = None,
+    dry_run: Annotated[int | None, typer.Option(min=1, help="Show so many rows and write nothing.")] = None,
 ) -> None:
     """Convert a raw data set to shards of rows, a summary and a list of rejects."""
-    from verl_mars.data.convert import TooManyRejects
+    from verl_mars.data.convert import TooManyRejects, first_rows
     from verl_mars.data.convert import convert as run
     from verl_mars.data.settings import settings_from
-    from verl_mars.data.terminal import bar, print_conversion
+    from verl_mars.data.terminal import bar, print_conversion, print_rows
 
     converter = find_converter(data_set)
     if workers is None:  # headers come in too fast for other processes to help: benchmarks/data.py has the figures
         workers = min(8, os.cpu_count() or 1) if decode or converter.draws else 0
+    options = _pairs(set_option or [])
+    if sources or context.args:
+        options["sources"] = " ".join(_sources([*(sources or []), *context.args], bool(sources)))
     settings = settings_from(
         {
             "root": root,
@@ -188,10 +196,13 @@ def convert(
             "max_pixels": max_pixels,
             "limit": limit,
             "allow_roots": allow_root or (),
-            "options": _pairs(set_option or []),
+            "options": options,
             "overwrite": overwrite,
         }
     )
+    if dry_run is not None:
+        print_rows(*first_rows(converter, settings, dry_run))
+        return
     with bar(converter.name) as advance:
         try:
             result = run(converter, settings, advance)
@@ -199,6 +210,14 @@ def convert(
             print_conversion(error.result, failed=True)
             raise
     print_conversion(result)
+
+
+def _sources(items: list[str], given: bool) -> list[str]:
+    """``rgb=0 ir=1`` after ``--sources``, where the shell passes the second as an argument by itself."""
+    wrong = next((item for text in items for item in text.split() if "=" not in item), None)
+    if wrong is not None or not given:
+        raise UsageError(f"{wrong or items[0]!r} is no argument of data convert; --sources takes NAME=POSITION ...")
+    return items
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import re
 
+from verl_mars.data.sample import Findings
 from verl_mars.errors import SampleError
 from verl_mars.tasks.mcq import McqTruth
 from verl_mars.tasks.vqa import VqaTruth
@@ -9,6 +10,13 @@ from verl_mars.tasks.vqa import VqaTruth
 _MAX_TEXT = 20_000
 _CHOICE_LIST = "Choice list"
 _LETTER = re.compile(r"(?:^|, ?)([A-Z])\. ?")
+_LETTERED = re.compile(r"^[ \t]*\(?([A-Z])[).:\u3001\uff0e] ?(.*)$", re.MULTILINE)
+_OWN_LETTER = re.compile(r"^\s*\(?([A-Z])\)?[).:\u3001\uff0e]\s*(?=\S)|^\s*\(([A-Z])\)\s*(?=\S)")
+_ONE_LETTER = re.compile(r"^\(?([A-Za-z])\)?[).:]?$")
+_LETTER_AND_TEXT = re.compile(r"^\(?([A-Z])[).:\u3001\uff0e]\s*(.+)$", re.DOTALL)
+_HEADING = re.compile(r"\s*(?:choices|options|candidates)\s*:?\s*$", re.IGNORECASE)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
 def split_aliases(answer: str) -> VqaTruth:
@@ -62,6 +70,70 @@ def choice_truth(letter: str, choices: list[str]) -> McqTruth:
     if not 0 <= position < len(choices):
         raise SampleError("choices", f"answer {letter!r} is none of {len(choices)} choices")
     return McqTruth(letter=letter, text=choices[position], choices=choices)
+
+
+def letter_of(answer: str) -> str | None:
+    """The letter of ``B``, ``(B)``, ``B.`` or ``B. Cooking``; None if the answer does not begin with one."""
+    match = _ONE_LETTER.match(answer.strip()) or _LETTER_AND_TEXT.match(answer.strip())
+    return match[1].upper() if match else None
+
+
+def without_letters(choices: list[str]) -> list[str]:
+    """``["A. Travel", "(B) Cooking"]`` without their letters, if all choices carry their own in order."""
+    matches = [_OWN_LETTER.match(choice) for choice in choices]
+    for number, match in enumerate(matches):
+        if match is None or (match[1] or match[2]) != chr(ord("A") + number):
+            return choices
+    return [choice[match.end() :].strip() for choice, match in zip(choices, matches, strict=True) if match]
+
+
+def split_lettered(question: str) -> tuple[str, list[str] | None]:
+    """The question and its choices, if it ends in lines ``A. ...``, ``(B) ...``; else the question and None."""
+    starts: list[re.Match[str]] = []
+    for match in _LETTERED.finditer(question):
+        if match[1] == chr(ord("A") + len(starts)):
+            starts.append(match)
+    if len(starts) < 2 or len(question) > _MAX_TEXT:
+        return question, None
+    ends = [match.start() for match in starts[1:]] + [len(question)]
+    choices = [question[match.start(2) : stop].strip() for match, stop in zip(starts, ends, strict=True)]
+    asked = _HEADING.sub("", question[: starts[0].start()]).strip()
+    return (asked, choices) if asked and all(choices) else (question, None)
+
+
+def named_choice(answer: str, choices: list[str]) -> McqTruth:
+    """A choice by its letter, by letter and text, or by its text alone.
+
+    Raises:
+        SampleError: no such choice, or an answer that names two.
+    """
+    bare = answer.strip()
+    letter = _ONE_LETTER.match(bare) or _LETTER_AND_TEXT.match(bare)
+    position = ord(letter[1].upper()) - ord("A") if letter else -1
+    by_text = [number for number, choice in enumerate(choices) if choice.strip().casefold() == bare.casefold()]
+    if len(by_text) == 1 and (not 0 <= position < len(choices) or by_text == [position]):
+        return choice_truth(chr(ord("A") + by_text[0]), choices)
+    if by_text:
+        raise SampleError("choices", f"answer {bare[:60]!r} is the text of one choice and names another")
+    if letter is None or not 0 <= position < len(choices):
+        raise SampleError("choices", f"answer {bare[:60]!r} is none of {len(choices)} choices")
+    if letter.re is _LETTER_AND_TEXT and letter[2].strip().casefold() != choices[position].strip().casefold():
+        message = f"answer {bare[:60]!r}, but choice {letter[1]} is {choices[position][:60]!r}"
+        raise SampleError("choices", message)
+    return choice_truth(letter[1], choices)
+
+
+def bare_answer(answer: str, findings: Findings) -> str:
+    """The answer without ``<answer>`` tags and ``\\boxed{}``, each removal counted."""
+    inside = _ANSWER.findall(answer)
+    if inside:
+        findings.counts["answers whose <answer> tags were removed"] += 1
+        answer = inside[-1]
+    boxed = _BOXED.fullmatch(answer.strip())
+    if boxed:
+        findings.counts["answers whose \\boxed{} was removed"] += 1
+        answer = boxed[1]
+    return answer.strip()
 
 
 def list_choices(choices: list[str]) -> str:

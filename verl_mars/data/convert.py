@@ -7,7 +7,9 @@ conversion is run again; images that it rendered are kept.
 """
 
 import errno
+import json
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 
 import PIL
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from verl_mars.data import prompts, render
 from verl_mars.data.paths import Root
@@ -110,6 +113,22 @@ def convert(
     if not summary["complete"]:
         raise TooManyRejects(result, _too_many(summary, rejects[0], folder, settings.max_reject))
     return result
+
+
+def first_rows(
+    converter: Converter, settings: ConvertSettings, count: int
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+    """The first rows as a conversion would write them, its summary, and the rejects. Nothing is left on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        changes = {"out": Path(folder), "limit": count, "workers": 0, "max_reject": 1.0, "images": "path"}
+        try:
+            result = convert(converter, settings.model_copy(update=changes))
+        except TooManyRejects as error:
+            result = error.result
+        rows = [row for files in result.files.values() for file in files for row in pq.read_table(file).to_pylist()]
+        lines = (result.out / REJECTS).read_text(encoding="utf-8").splitlines()
+    rows.sort(key=lambda row: row["extra_info"]["index"])
+    return rows, result.summary, [json.loads(line) for line in lines]
 
 
 def _write(

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from verl_mars.data.images import MAX_PIXELS
 from verl_mars.errors import SampleError
 
 DepthEncoding = Literal["turbo", "gray", "spatialbot"]
@@ -15,20 +16,23 @@ _PERCENTILES = (2.0, 98.0)
 _LIMIT_MM = 65_535
 
 
-def millimetres(raw: NDArray[np.generic], unit: str) -> DepthMap:
+def millimetres(raw: NDArray[np.generic], unit: str, scale: float | None = None) -> DepthMap:
     """Depth in millimetres, 0 where nothing was measured.
 
     Args:
         raw: (H, W) integers or floats as the file holds them; NaN, infinite and negative values count as not measured.
         unit: ``mm``, ``m``, or ``sunrgbd``: 16-bit millimetres rotated left by three bits, beyond 8 m unreliable and
             cut to 8 m, as the data set's toolbox does.
+        scale: millimetres that one unit stands for; replaces ``unit``.
 
     Raises:
         SampleError: another unit, more than one channel, or no measured depth at all.
     """
     if raw.ndim != 2:
         raise SampleError("depth", f"a depth map has one channel, this one has shape {raw.shape}")
-    if unit == "sunrgbd":
+    if scale is not None:
+        depth = raw.astype(np.float64) * scale
+    elif unit == "sunrgbd":
         rotated = raw.astype(np.uint16)
         depth = ((rotated >> np.uint16(3)) | (rotated << np.uint16(13))).astype(np.float64)
         depth = np.minimum(depth, 8000.0)
@@ -40,6 +44,26 @@ def millimetres(raw: NDArray[np.generic], unit: str) -> DepthMap:
     if not depth.any():
         raise SampleError("empty_depth", "no pixel has a depth")
     return depth
+
+
+def read_array(path: str) -> NDArray[np.float32]:
+    """The (H, W) numbers of a ``.npy`` file.
+
+    Raises:
+        SampleError: missing, pickled, of another shape or type, or too large.
+    """
+    try:
+        raw = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise SampleError("missing_image", f"{path} does not exist") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise SampleError("broken_image", f"{path} is no NumPy array that can be read: {error}") from error
+    if not isinstance(raw, np.ndarray) or raw.ndim != 2 or raw.dtype.kind not in "iuf" or 0 in raw.shape:
+        found = f"shape {raw.shape}, {raw.dtype}" if isinstance(raw, np.ndarray) else "an archive"
+        raise SampleError("depth", f"{path}: a NumPy array of shape (H, W) with numbers is needed, found {found}")
+    if raw.size > MAX_PIXELS:
+        raise SampleError("bomb", f"{path}: {raw.size} values, at most {MAX_PIXELS} are allowed")
+    return np.asarray(raw, np.float32)
 
 
 def encode(depth: DepthMap, encoding: DepthEncoding) -> tuple[Picture, dict[str, object]]:

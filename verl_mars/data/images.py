@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from verl_mars.data.file_kinds import kind_of
 from verl_mars.errors import Problem, SampleError
 from verl_mars.vision.resize import MAX_ASPECT_RATIO
 
@@ -126,8 +127,10 @@ def _read(file: BinaryIO, name: str, decode: bool) -> ImageHeader:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SampleError("bomb", f"{name}: more than {MAX_PIXELS} pixels are not opened") from error
     except UnidentifiedImageError as error:
-        empty = file.seek(0, os.SEEK_END) == 0
-        raise SampleError("broken_image", f"{name} is {'empty' if empty else 'no image that Pillow knows'}") from error
+        file.seek(0)
+        head = file.read(64)
+        kind = (kind_of(head) or "no image that Pillow knows") if head else "empty"
+        raise SampleError("broken_image", f"{name} is {kind}") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise SampleError("broken_image", f"{name}: {error}") from error
     with image:

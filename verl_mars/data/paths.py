@@ -1,6 +1,7 @@
 """Files under a root that raw data cannot lead out of."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -51,9 +52,12 @@ class Root:
     def _checked(self, name: str) -> str:
         if "\0" in name or not name.strip():
             raise SampleError("outside_root", f"{name!r} is no file name")
+        refuse_url(name)
         if not is_unicode(name):
             raise SampleError("record", f"the file name {name!r} is not UTF-8, so no row can hold it; rename the file")
         path = os.path.normpath(os.path.join(self._start, name))
+        if "\\" in name and not os.path.lexists(path):
+            raise SampleError("missing_image", f"{name[:120]!r} has backslashes and is not there: write / instead")
         folder, base = os.path.split(path)
         real = os.path.join(_real_folder(folder), base)
         if os.path.islink(real):
@@ -95,6 +99,24 @@ class Root:
                 found[stem] = entry.name
         for stem in sorted(found):
             yield stem, f"{folder}/{found[stem]}"
+
+
+def refuse_url(name: str) -> None:
+    """Check that a name is one of a local file.
+
+    Raises:
+        SampleError: ``outside_root``: a URL, a data URL, or a Windows path; the message says what to do.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", name)
+    if name.startswith("data:"):
+        raise SampleError("outside_root", "a data URL (an embedded base64 image), not a file: write it to a file")
+    if name.startswith("file://"):
+        raise SampleError("outside_root", f"{name[:120]!r} is a file:// URL: give the path alone, without file://")
+    if scheme:
+        message = f"{name[:120]!r} is a URL ({scheme[1]}://), not a local file: download it under --root"
+        raise SampleError("outside_root", message)
+    if re.match(r"[A-Za-z]:[\\/]", name):
+        raise SampleError("outside_root", f"{name[:120]!r} is a Windows path: write it with /, relative to --root")
 
 
 def is_unicode(text: str) -> bool:

@@ -13,7 +13,7 @@ repeated, as the authors' code does.
 
 from typing import Literal
 
-from verl_mars.data.row_checks import IMAGE_TAG, MEDIA_TAG
+from verl_mars.data.row_checks import IMAGE_TAG, MEDIA_TAG, MODEL_TOKEN
 from verl_mars.data.sample import Sample, SourceSample
 from verl_mars.errors import SampleError
 from verl_mars.tasks import TASKS
@@ -66,6 +66,10 @@ def _instruction(sample: Sample) -> str:
 
 
 def _clean(text: str, key: str) -> str:
+    token = MODEL_TOKEN.search(text)
+    if token:
+        message = f"{token.group()} in {text[:80]!r}: the tokenizer takes it for a model's token"
+        raise SampleError("media_tag", message, key)
     found = MEDIA_TAG.search(text)
     if found:
         raise SampleError("media_tag", f"{found.group()} in {text[:80]!r}: verl would put an image there", key)

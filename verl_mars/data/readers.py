@@ -11,13 +11,16 @@ from typing import Any, NoReturn, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_mars.errors import DataError
+from verl_mars.data.file_kinds import kind_of
+from verl_mars.errors import DataError, SampleError
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 BATCH_ROWS = 1024
 EMBEDDED_BATCH_ROWS = 32
 MAX_RECORD = 64 * 2**20
 """Characters of one JSON record."""
+MAX_LINE = 8 * 2**20
+"""Characters of one line of JSON."""
 _CHUNK = 2**18
 _BLANKS = " \t\r\n"
 
@@ -117,6 +120,7 @@ def json_records(file: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             characters, or text that is not UTF-8; the message says how many records came before.
     """
     path = Path(file)
+    refuse_other_kinds(path)
     try:
         with open(path, encoding="utf-8-sig") as text:
             yield from _RecordReader(text, path).records()
@@ -124,6 +128,72 @@ def json_records(file: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} is not UTF-8 text: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of the lines that are not blank, one JSON value each.
+
+    Raises:
+        DataError: another kind of file, which is named; one JSON list; a line of more than 8 M characters; or text that
+            is not UTF-8.
+    """
+    refuse_other_kinds(path)
+    try:
+        with open(path, encoding="utf-8-sig") as lines:
+            number = 0
+            while line := lines.readline(MAX_LINE):
+                number += 1
+                if not line.strip():
+                    continue
+                if number == 1 and line.lstrip().startswith("["):
+                    raise DataError(
+                        f"{path} is one JSON list, but one object a line is needed: `jq -c '.[]' LIST > MANIFEST` "
+                        "writes it so"
+                    )
+                if len(line) == MAX_LINE and not line.endswith("\n"):
+                    raise DataError(f"{path}, line {number}: more than {MAX_LINE} characters; one object a line")
+                yield number, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Check that a file may be JSON text.
+
+    Raises:
+        DataError: it is of another kind, which is named with the cure, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            kind = kind_of(file.read(64))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if kind is not None and kind != "JSON text":
+        raise DataError(f"{path} is {kind}")
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        SampleError: broken JSON, a key that is given twice, or a number that is not finite.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (JSONDecodeError, RecursionError) as error:
+        raise SampleError("record", f"broken JSON: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise SampleError("record", f"the key {twice!r} is given twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise SampleError("record", f"{name} is not a finite number")
 
 
 class _RecordReader:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from verl_mars.data.depth import DepthEncoding, encode, millimetres, stretch
+from verl_mars.data.depth import DepthEncoding, encode, millimetres, read_array, stretch
 from verl_mars.data.files import whole_file
 from verl_mars.data.images import ImageHeader, read_header, training_problem
 from verl_mars.data.sample import ImageRef
@@ -92,7 +92,13 @@ class Renderer:
         Raises:
             SampleError: missing, broken, cut off, too large, or impossible to show.
         """
-        header = read_header(path, decode=self.decode)
+        if ref.content is not None:
+            path = self._extracted(ref)
+        if path.endswith(".npy"):
+            height, width = read_array(path).shape
+            header = ImageHeader(width, height, "F", "NPY")
+        else:
+            header = read_header(path, decode=self.decode)
         if header.ordinary and ref.crop is None:
             problem = training_problem(header)
             if problem is not None:
@@ -104,6 +110,17 @@ class Renderer:
             is_depth = ref.kind == "depth" or (ref.kind == "auto" and "depth" in source.lower())
             return self._rendered(path, ref, header, self._depth if is_depth else self._intensity)
         return self._rendered(path, ref, header, self._ordinary)
+
+    def _extracted(self, ref: ImageRef) -> str:
+        """An embedded image as a file, named by the hash of its bytes."""
+        content = ref.content or b""
+        header = read_header(content)
+        target = self.folder / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.{header.format.lower()}"
+        if not target.exists() or target.stat().st_size != len(content):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(target, mark=f".{os.getpid()}") as file:
+                file.write(content)
+        return str(target)
 
     def _rendered(
         self,
@@ -125,13 +142,13 @@ class Renderer:
 
     def _name(self, path: str, ref: ImageRef, kind: str) -> str:
         """Hash of the file's content and of everything else that decides the rendered pixels."""
-        recipe = repr((VERSION, kind, self.depth_encoding, ref.unit, ref.crop)).encode()
+        recipe = repr((VERSION, kind, self.depth_encoding, ref.unit, ref.scale, ref.crop)).encode()
         key = hashlib.blake2b(recipe, digest_size=32).digest()
         return hashlib.blake2b(Path(path).read_bytes(), key=key, digest_size=16).hexdigest()
 
     def _draw(self, path: str, ref: ImageRef, draw: Draw, target: Path) -> tuple[tuple[int, int], dict[str, object]]:
         try:
-            with Image.open(path) as image:
+            with Image.fromarray(read_array(path)) if path.endswith(".npy") else Image.open(path) as image:
                 image.load()
                 picture, note = draw(image, ref)
         except SampleError as error:
@@ -149,7 +166,7 @@ class Renderer:
         return picture.size, note
 
     def _depth(self, image: Image.Image, ref: ImageRef) -> tuple[Image.Image, dict[str, object]]:
-        depth = millimetres(np.asarray(_cropped(image, ref)), ref.unit)
+        depth = millimetres(np.asarray(_cropped(image, ref)), ref.unit, ref.scale)
         picture, scale = encode(depth, self.depth_encoding)
         return Image.fromarray(picture), scale
 

@@ -17,6 +17,10 @@ from verl_mars.vision.families import frame_named
 
 IMAGE_TAG = "<image>"
 MEDIA_TAG = re.compile(r"<(?:image|video|audio)>")
+MODEL_TOKEN = re.compile(
+    r"<\|[A-Za-z0-9_]{1,64}\|>|<(?:start|end)_of_(?:turn|image)>|<image_soft_token>|<IMG_CONTEXT>|</?img>"
+)
+"""Tokens that chat templates and processors write; in a text they would end a message or stand for an image."""
 
 KNOWN_COLUMNS = frozenset(
     ["data_source", "prompt", "images", "ability", "reward_model", "extra_info", "sources", "agent_name"]
@@ -195,6 +199,11 @@ def _path_problem(path: str, key: str) -> Problem | None:
 
 
 def _no_other_media(text: str, key: str, allowed: set[str]) -> Iterator[Problem]:
+    tokens = set(MODEL_TOKEN.findall(text))
+    if tokens:
+        yield Problem(
+            "media_tag", key, f"{', '.join(sorted(tokens))} in it: the tokenizer takes it for a model's token"
+        )
     tags = set(MEDIA_TAG.findall(text)) - allowed
     if tags:
         message = f"{', '.join(sorted(tags))} in it, but the row has no such media: verl takes it for a placeholder"

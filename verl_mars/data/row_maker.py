@@ -81,13 +81,14 @@ class RowMaker:
         if sample.task not in TASKS:
             raise SampleError("task", f"{sample.task!r}, but one of {', '.join(TASKS)} is needed", "task")
         images = [
-            self.renderer.prepare(self.root.file(ref.path), ref, source.name)
+            self.renderer.prepare(ref.path if ref.content else self.root.file(ref.path), ref, source.name)
             for source in sample.sources
             for ref in source.images
         ]
         sizes = [image.size for image in images]
         changed: Counter[str] = Counter(str(image.note.get("encoding", "ordinary")) for image in images if image.note)
         truth = _truth(sample.truth, images, changed)
+        _check_alignment(sample, images)
         prompt = [{"role": "user", "content": fused_prompt(sample, self.style)}]
         fused_tokens = self._tokens(prompt, sizes)
         mono_tokens = 0
@@ -173,6 +174,9 @@ def _truth(truth: Boxes | Truth, images: list[PreparedImage], changed: Counter[s
         raise SampleError("box", f"image {truth.frame} is the boxes' frame, but there are {len(images)} images")
     frame = images[truth.frame]
     width, height = truth.size or frame.stored.size
+    if truth.boxes and not truth.fractions and max(max(box) for box in truth.boxes) <= 1:
+        message = f"box {list(truth.boxes[0])} lies between 0 and 1: these are fractions of the image, not pixels"
+        raise SampleError("box", message + "; --set units=fractions reads them, where the converter has it", "boxes")
     boxes = []
     for number, (x1, y1, x2, y2) in enumerate(truth.boxes):
         box = (x1 * width, y1 * height, x2 * width, y2 * height) if truth.fractions else (x1, y1, x2, y2)
@@ -189,6 +193,26 @@ def _truth(truth: Boxes | Truth, images: list[PreparedImage], changed: Counter[s
     return GroundingTruth.model_validate(
         {"boxes": boxes, "labels": truth.labels, "frame": truth.frame, "size": frame.size}
     )
+
+
+def _check_alignment(sample: Sample, images: list[PreparedImage]) -> None:
+    """Boxes hold for the sources of their image's size; a source of another size needs boxes of its own.
+
+    Raises:
+        SampleError: such a source has none, so that its mono answers would be scored against another image's boxes.
+    """
+    if not isinstance(sample.truth, Boxes) or not 0 <= sample.truth.frame < len(images):
+        return
+    size = images[sample.truth.frame].size
+    first = 0
+    for source in sample.sources:
+        own = images[first : first + len(source.images)]
+        first += len(source.images)
+        other = next((image.size for image in own if image.size != size), None)
+        if source.truth is None and other is not None:
+            message = f"source {source.name!r} has another size ({other[0]} x {other[1]}) than the boxes' image "
+            message += f"({size[0]} x {size[1]}) and no ground truth of its own: give it its own boxes and frame"
+            raise SampleError("size_mismatch", message, "sources")
 
 
 def _clipped(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:

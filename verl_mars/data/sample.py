@@ -24,7 +24,9 @@ class ImageRef:
 
     ``kind``: what a 16-bit or float image holds; ``auto`` takes it for depth where its source is called so, else for
     intensity. ``unit``: of raw depth values; ``sunrgbd`` is millimetres, rotated left by three bits.
+    ``scale``: millimetres that one unit of raw depth stands for, instead of ``unit``.
     ``crop``: (left, top, right, bottom) to keep, for images with a border; boxes are in pixels before the crop.
+    ``content``: the encoded image itself, where the raw data embed it; then ``path`` is a name for messages.
     """
 
     path: str
@@ -32,6 +34,8 @@ class ImageRef:
     kind: ImageKind = "auto"
     unit: DepthUnit = "mm"
     crop: tuple[int, int, int, int] | None = None
+    scale: float | None = None
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

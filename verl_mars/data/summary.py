@@ -123,7 +123,7 @@ def build_summary(
         "max_images_per_row": images,
         "max_prompt_tokens": tokens,
         "prompt_tokens_are": "exact" if settings.tokenizer is not None else "an upper bound (no --tokenizer given)",
-        "counts": dict(sorted(findings.counts.items())),
+        "counts": {text: count for text, count in sorted(findings.counts.items()) if count},
         "findings": findings.texts,
         "rejects": {"total": len(rejects), "share": round(share, 6), "by_reason": _by_count(reasons)},
         "recipe": recipe_lines(folder, shards, images, tokens, settings.model),

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -77,6 +79,25 @@ def print_conversion(result: "ConvertResult", *, failed: bool = False) -> None:
     print(f"\nwritten  {result.out}")  # noqa: T201
 
 
+def print_rows(rows: list[dict[str, Any]], summary: dict[str, Any], rejects: list[dict[str, Any]]) -> None:
+    """Rows as a conversion would write them, then what was rejected and counted."""
+    to = console()
+    for row in rows:
+        extra = row["extra_info"]
+        to.print(f"[bold]{escape(extra['sample_id'])}[/bold]  {extra['split']}, {extra['task']}", highlight=False)
+        for source in row["sources"]:
+            images = ", ".join(f"{row['images'][k]['image']} {extra['image_sizes'][k]}" for k in source["images"])
+            to.print(f"  {source['name']}: {images}", highlight=False, markup=False)
+        for message in row["prompt"]:
+            to.print("  | " + message["content"].replace("\n", "\n  | "), highlight=False, markup=False)
+        to.print(f"  truth: {row['reward_model']['ground_truth']}\n", highlight=False, markup=False)
+    for reject in rejects:
+        to.print(f"rejected  {reject['origin']}: {reject['message']}", highlight=False, markup=False)
+    for text, count in summary["counts"].items():
+        to.print(f"counted  {count} {text}", highlight=False, markup=False)
+    to.print(f"{counted(len(rows), 'row')} shown, {len(rejects)} rejected; nothing was written")
+
+
 def print_validation(report: "ValidationReport") -> None:
     """Faults with their cures, and how much was looked at."""
     text = report.check.text()
@@ -95,7 +116,6 @@ def print_validation(report: "ValidationReport") -> None:
 
 def print_stats(found: "Stats") -> None:
     """A table of all counts."""
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("", "", box=None, show_header=False)

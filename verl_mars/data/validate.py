@@ -21,6 +21,7 @@ from verl_mars.data.overlong import OF_ANOTHER_FORM, too_long_message, view_leng
 from verl_mars.data.processor import load_processor, standin_processor
 from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import row_batches
+from verl_mars.data.row_notes import RowNotes
 from verl_mars.errors import DataError
 from verl_mars.views import Mono, Row, sources_of_row
 from verl_mars.vision.resize import limits_of
@@ -136,6 +137,7 @@ class _Validation:
         """The length of every prompt, and images that are in files of two splits."""
         homes: dict[bytes, str] = {}
         leaks: dict[tuple[str, str], tuple[str, int, str, int]] = {}
+        notes = RowNotes()
         number = 0
         for file in self.report.check.files:
             start = number
@@ -146,10 +148,12 @@ class _Validation:
                     with contextlib.suppress(*OF_ANOTHER_FORM):
                         self._measure_row(file, number - start, number, row)
                         self._note_images(file, number - start, row, homes, leaks)
+                        notes.add(row, f"{Path(file).name}, row {number - start}")
                     number += 1
         for (here, there), (file, position, path, count) in leaks.items():
             message = f"{path} is in split {there!r} too, and so are {count - 1} more images of split {here!r}"
             self.add(file, position, "leak", "images", message)
+        self.report.check.notes += notes.texts()
 
     def _measure_row(self, file: str, position: int, number: int, row: Row) -> None:
         for key, tokens in view_lengths(row, self.length):
@@ -295,6 +299,7 @@ _LOADING_ERRORS = (
     NotImplementedError,
     OSError,
     RuntimeError,
+    StopIteration,  # of verl, for more placeholders than images
     TypeError,
     ValueError,
 )

@@ -41,8 +41,8 @@ def test_help_needs_no_heavy_import():
 
 def test_list_names_every_data_set(call):
     out, _ = call("list")
-    assert set(raw_sets.SETS) == set(converter_names())
-    for name in raw_sets.SETS:
+    assert set(raw_sets.SETS) < set(converter_names())
+    for name in converter_names():
         assert name in out
         told, _ = call("list", name)
         converter = find_converter(name)
@@ -71,7 +71,7 @@ def test_convert_says_what_is_wrong(call, raw, tmp_path):
     out = tmp_path / "out"
     for arguments, code, says in (
         (("convert", "llvip", "--root", tmp_path / "no", "--out", out), 2, "is no folder"),
-        (("convert", "coco", "--root", root, "--out", out), 2, "allowed: llvip, m3fd"),
+        (("convert", "imagenet", "--root", root, "--out", out), 2, "allowed: coco, easyr1"),
         (("convert", "a.b:C", "--root", root, "--out", out), 2, "no converter at a.b:C"),
         (
             ("convert", "verl_mars.data.cli:app", "--root", root, "--out", out),

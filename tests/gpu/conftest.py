@@ -1,10 +1,20 @@
-"""Skips what needs CUDA where there is none, and brings the runs of verl of the integration tests."""
+"""Skips what needs CUDA where there is none, brings the runs of verl, and shows what the cases measured.
 
+``GPU_RESULTS=FILE`` writes the measurements to a file too, with date, device and versions.
+"""
+
+import json
+import os
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import verl_runs
+
+VERSIONS = ("verl", "torch", "vllm", "transformers", "ray", "peft")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +30,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def run_main():
     """``run_main(folder, config_name, overrides)`` of the integration tests."""
     return verl_runs.run_main
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """A line for each step of each case. Kept by pytest with the reports, so that ``-n`` changes nothing."""
+    cases = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if getattr(report, "when", "") == "call" and report.user_properties:
+                cases[report.nodeid.split("::")[-1]] = {
+                    "outcome": outcome,
+                    "seconds": round(report.duration, 1),
+                    "metrics": dict(report.user_properties),
+                }
+    if not cases:
+        return
+    terminalreporter.section("measured")
+    for name, case in cases.items():
+        terminalreporter.write_line(f"{name}: {case['outcome']}, {case['seconds']:.0f} s")
+        for key, value in case["metrics"].items():
+            terminalreporter.write_line(f"    step {key} = {value:.4g}")
+    if "GPU_RESULTS" in os.environ:
+        about = {"date": date.today().isoformat(), "device": torch.cuda.get_device_name(), "versions": _versions()}
+        Path(os.environ["GPU_RESULTS"]).write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -8,8 +8,9 @@ import torch
 from verl_mars.toy import model as toy
 
 VOCABULARY = 151_936
-LAYERS, VISION_BLOCKS = 4, 4
-"""Of 36 and 32: the width decides whether kernels fit, the depth only how long it takes."""
+LAYERS, VISION_BLOCKS = 2, 2
+"""Of 36 and 32: the width decides whether kernels fit, the depth only how long it takes. One vision block has attention
+in windows, the other over the whole image."""
 
 
 def save(folder: Path) -> None:
@@ -51,7 +52,8 @@ def save(folder: Path) -> None:
         **ids,
     )
     torch.manual_seed(0)
-    network = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # on a CPU it takes half a minute
+        network = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
     network.generation_config.update(**ids)
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -62,5 +64,8 @@ def fill_vocabulary(file: Path, used: int) -> None:
     """Give every id of the model a word of its own: random weights answer with all of them."""
     tokenizer = json.loads(file.read_text())
     words = tokenizer["model"]["vocab"]
+    words |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     words |= {(f"word{i}" if i % 3 else f"{i}"): i for i in range(used, VOCABULARY)}
+    if sorted(words.values()) != list(range(VOCABULARY)):
+        raise ValueError(f"the words of {file} do not have the ids 0 to {VOCABULARY - 1}, each once")
     file.write_text(json.dumps(tokenizer))

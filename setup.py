@@ -1,3 +1,17 @@
-from setuptools import setup
+"""The packages of the wheel; everything else about the build is in pyproject.toml.
 
-setup()
+``data_prep/`` and ``recipes/`` lie at the top level of the repository and are installed inside ``verl_mars``.
+"""
+
+from setuptools import find_packages, setup
+
+TOP_LEVEL = ("data_prep", "recipes")
+
+setup(
+    packages=[
+        *find_packages(include=["verl_mars", "verl_mars.*"]),
+        *(f"verl_mars.{name}" for name in TOP_LEVEL),
+        "hydra_plugins.verl_mars_recipes",  # a namespace package of Hydra's
+    ],
+    package_dir={f"verl_mars.{name}": name for name in TOP_LEVEL},
+)

@@ -1,7 +1,7 @@
 """How long the rewards take: ``python benchmarks/reward.py`` prints a table and writes benchmarks/results/reward.json.
 
 Usual outputs: a think/answer response of 200 to 4,000 characters. Giant outputs: 100 KB, each made to be slow for some
-parser (tests/unit/reward/mutants.py). Times are wall times of single calls in one thread, the best of three passes,
+parser (mutants.py). Times are wall times of single calls in one thread, the best of three passes,
 because the machine may be busy. math-verify runs in a process of its own and is timed apart.
 """
 
@@ -11,20 +11,20 @@ import json
 import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mutants
+from rich.console import Console
+from rich.table import Table
+
+from verl_mars.reward import compute_score
+from verl_mars.tasks import TASKS, math_process
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests" / "unit" / "reward"))
 
-import mutants  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from verl_mars.reward import compute_score, math_process  # noqa: E402
 
 WORDS = (
     "the person on the left stands near a car while infrared shows one warm shape behind it so I compare both".split()
@@ -105,7 +105,7 @@ def measure_iou(repeats: int) -> dict[str, float] | None:
     import numpy as np
     import torch
 
-    from verl_mars.reward.grounding import iou_matrix
+    from verl_mars.tasks.grounding import iou_matrix
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -149,10 +149,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "reward.json")
     arguments = parser.parse_args()
-    tasks = {
-        task: measure_usual(task, arguments.rows, arguments.repeats) | measure_giants(task)
-        for task in ("grounding", "vqa", "mcq", "count", "math")
-    }
+    tasks = {task: measure_usual(task, arguments.rows, arguments.repeats) | measure_giants(task) for task in TASKS}
     results = {
         "machine": {"python": platform.python_version(), "processor": platform.machine()},
         "rows": arguments.rows,

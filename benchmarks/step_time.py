@@ -31,7 +31,6 @@ phases.
 
 import argparse
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +39,7 @@ from typing import Any
 import report
 from step_time_arms import ARMS, arm_of
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
-
-from verl_runs import run_main  # noqa: E402
+from verl_mars.toy.runs import run_main
 
 PROMPTS = 16
 PARTS = (1, 2, 6)

@@ -13,7 +13,7 @@ from verl_mars.data.groups import SharedGroups
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
 from verl_mars.data.sample import Converter, Findings, ImageRef, Options, Reject, Sample, SourceSample, attempt
-from verl_mars.data.truth import McqTruth
+from verl_mars.tasks.mcq import McqTruth
 
 from ._conversations import Conversation, MultiTurn, without_tags
 

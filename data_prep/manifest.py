@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -24,7 +24,11 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
-from verl_mars.data.truth import CountTruth, MathTruth, Truth, VqaTruth
+from verl_mars.tasks import task_named
+from verl_mars.tasks.base import Truth
+from verl_mars.tasks.count import CountTruth
+from verl_mars.tasks.math import MathTruth
+from verl_mars.tasks.vqa import VqaTruth
 
 MAX_LINE = 8 * 2**20
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
@@ -81,7 +85,7 @@ class Entry(Answer):
     id: Text | int
     question: Text
     sources: list[SourceEntry] = Field(min_length=1)
-    task: Literal["grounding", "vqa", "mcq", "count", "math"] | None = None
+    task: str | None = None
     split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = None
     group: Text | None = None
     ability: Text = "multi_source_vqa"
@@ -140,7 +144,7 @@ def _sample(line: str, origin: str, data_source: str) -> Sample:
     except (json.JSONDecodeError, RecursionError) as error:
         raise SampleError("record", f"broken JSON: {error}") from error
     entry = parsed(Entry, content)
-    task = entry.task or _task_of(entry)
+    task = task_named(entry.task).name if entry.task else _task_of(entry)
     first = 0
     sources = []
     for source in entry.sources:

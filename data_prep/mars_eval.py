@@ -21,7 +21,8 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
-from verl_mars.data.truth import McqTruth, VqaTruth
+from verl_mars.tasks.mcq import McqTruth
+from verl_mars.tasks.vqa import VqaTruth
 
 from ._aligned import OFFICIAL_ALONE, visible_and_infrared
 from .m4_instruct import NOT_THE_SAME, six_views, two_covers

@@ -22,8 +22,9 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
-from verl_mars.data.schema import Task
-from verl_mars.data.truth import CountTruth, Truth, VqaTruth
+from verl_mars.tasks.base import Truth
+from verl_mars.tasks.count import CountTruth
+from verl_mars.tasks.vqa import VqaTruth
 
 from ._conversations import Conversation, MultiTurn, without_tags
 
@@ -112,7 +113,7 @@ def _bench_samples(
     def make(position: int | None = None) -> Sample:
         item = parsed(Item, record)
         sample_id = f"{category}-{item.id if item.id is not None else number}"
-        task: Task
+        task: str
         truth: Boxes | Truth
         if position is None:
             question, truth = _question(category, item)

@@ -3,19 +3,31 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from verl_mars.data.cli import app as data_app
-from verl_mars.reward.cli import app as score_app
+from verl_mars.errors import FAILED, errors_printed
+from verl_mars.reward.cli import score
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
+
+class Commands(TyperGroup):
+    """Every command below it prints a user's error in the same way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was called."""
+        with errors_printed():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
 app.add_typer(data_app, name="data")
-app.add_typer(score_app, name="score")
+app.command()(score)
 
 
 @app.command()
@@ -61,7 +73,7 @@ def doctor(
     for fault in faults:
         console.print(f"[red]fault[/red] {escape(fault)}", highlight=False)
     if faults:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
     console.print("[green]no faults[/green]")
 
 
@@ -81,24 +93,29 @@ def demo(
     run(out=out, steps=steps, seed=seed, track=track, algorithm=algorithm)
 
 
+@data_app.command("show")
+def show_rows(
+    files: Annotated[list[str], typer.Argument(help="Files, as in data.train_files.")],
+    out: Annotated[Path, typer.Option(help="Folder for rows.html.")] = Path("outputs/rows"),
+    rows: Annotated[int, typer.Option(min=1, max=500, help="Rows to show, at equal distances.")] = 24,
+) -> None:
+    """Write a page to look at: every source, boxes, question, ground truth, mono prompts."""
+    from verl_mars.reports.rows import write_rows_page
+
+    print(write_rows_page(files, out / "rows.html", rows))
+
+
 @app.command("show-tokens")
 def show_tokens(
     dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir, of a run with pgpo or vogue.")],
-    out: Annotated[Path, typer.Option(help="Where tokens.html and tokens.png go.")] = Path("outputs/tokens"),
-    count: Annotated[int, typer.Option(min=1, max=100, help="Prompts to show, a response of each.")] = 6,
+    out: Annotated[Path, typer.Option(help="Folder for tokens.html.")] = Path("outputs/tokens"),
+    count: Annotated[int, typer.Option(min=1, max=100, help="Prompts to show, one response of each.")] = 6,
     value: Annotated[str | None, typer.Option(help="dependency, uncertainty or weight.")] = None,
 ) -> None:
     """Responses with each token shaded by how much it depends on the images, next to the images."""
-    from verl_mars.show_tokens import show
+    from verl_mars.reports.tokens import write_tokens_page
 
-    console = Console(soft_wrap=True)
-    try:
-        files = show(dump, out, count, value)
-    except ValueError as error:
-        console.print(f"[red]fault[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from None
-    for file in files:
-        console.print(str(file), highlight=False)
+    print(write_tokens_page(dump, out / "tokens.html", count, value))
 
 
 def main() -> None:

@@ -273,8 +273,7 @@ def _length_findings(config: Any) -> RecipeState:
 
 def _makes_toy(config: Any) -> bool:
     """Whether the toy world is built when the run starts, model and data."""
-    callbacks = (config.hydra.get("callbacks") or {}).values()
-    return any(callback.get("_target_") == "verl_mars.toy.PrepareToy" for callback in callbacks)
+    return "verl_mars_toy" in (config.hydra.get("callbacks") or {})  # as recipes/dataset/toy.yaml names it
 
 
 def _versions() -> dict[str, str]:

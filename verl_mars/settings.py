@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
+
+from verl_mars import config
 
 Section = TypeVar("Section", bound="Settings")
 
 
-class Settings(BaseModel):
-    """One section of ``algorithm``: unknown keys and impossible values are refused by name."""
+class Settings(config.Settings):
+    """One section of ``algorithm``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     section: ClassVar[str]
 
     @classmethod
@@ -19,37 +20,10 @@ class Settings(BaseModel):
         """Settings of a run from its ``algorithm`` section (any mapping, an OmegaConf ``DictConfig`` included).
 
         Raises:
-            ValueError: an unknown key or an impossible value, each named with what is allowed.
+            UserError: an unknown key or an impossible value, each named with what is allowed.
         """
-        section = algorithm.get(cls.section, None) if algorithm is not None else None
-        if section is None:
-            return cls()
-        if not isinstance(section, Mapping) and not hasattr(section, "items"):
-            raise ValueError(f"algorithm.{cls.section} must be a mapping of settings, got {section!r}")
-        try:
-            return cls(**_plain(section))
-        except ValidationError as error:
-            raise ValueError("\n".join(cls._sentence(fault) for fault in error.errors())) from None
-
-    @classmethod
-    def _sentence(cls, fault: Any) -> str:
-        *parents, key = (str(part) for part in fault["loc"])
-        where = ".".join(("algorithm", cls.section, *parents))
-        if fault["type"] == "extra_forbidden":
-            fields = cls.model_fields
-            for parent in parents:
-                fields = fields[parent].annotation.model_fields  # type: ignore[union-attr]
-            return f"{where}.{key} is not a setting; allowed: {', '.join(sorted(fields))}"
-        return f"{where}.{key} = {fault['input']!r}: {fault['msg']}"
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and lists of OmegaConf as Python's own."""
-    if hasattr(value, "items"):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if hasattr(value, "__iter__") and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    return value
+        values = algorithm.get(cls.section, None) if algorithm is not None else None
+        return cls.from_mapping(values, f"algorithm.{cls.section}")
 
 
 class MarsSettings(Settings):
@@ -122,10 +96,8 @@ class PgpoSettings(Settings):
     forward pass more; needs FSDP without sequence parallelism and without fused kernels."""
 
 
-class NoiseSettings(BaseModel):
+class NoiseSettings(config.Settings):
     """What a user may set under ``algorithm.vogue.noise``: how images are perturbed, each on its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     sigma: float = Field(default=0.4, ge=0, allow_inf_nan=False)
     """Standard deviation of Gaussian noise on pixels from 0 to 1. 0: none."""

@@ -3,16 +3,16 @@
 import pytest
 from omegaconf import OmegaConf
 
-from hydra_plugins.verl_mars_recipes import attention
+from verl_mars import hydra_callbacks
 from verl_mars.doctor import compose_recipe
 
 CHOSEN = "+actor_rollout_ref.model.override_config.attn_implementation=eager"
 
 
 def after_the_callback(monkeypatch, *overrides, installed):
-    config = compose_recipe("mars_grpo", overrides)  # first: Hydra imports its plugins anew
-    monkeypatch.setattr(attention, "find_spec", lambda name: object() if installed else None)
-    attention.InstalledAttention().on_run_start(config)
+    config = compose_recipe("mars_grpo", overrides)
+    monkeypatch.setattr(hydra_callbacks, "find_spec", lambda name: object() if installed else None)
+    hydra_callbacks.InstalledAttention().on_run_start(config)
     model = config.actor_rollout_ref.model
     return OmegaConf.to_container(model.override_config), model.use_remove_padding
 
@@ -32,11 +32,11 @@ def test_a_choice_of_the_users_own_stays(monkeypatch):
 
 def test_a_multirun_is_told_what_to_give(monkeypatch):
     config = compose_recipe("mars_grpo")
-    monkeypatch.setattr(attention, "find_spec", lambda name: None)
+    monkeypatch.setattr(hydra_callbacks, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="attn_implementation=sdpa .*use_remove_padding=false"):
-        attention.InstalledAttention().on_multirun_start(config)
+        hydra_callbacks.InstalledAttention().on_multirun_start(config)
 
 
 def test_the_recipes_name_the_callback():
     callbacks = compose_recipe("mars_grpo").hydra.callbacks
-    assert "hydra_plugins.verl_mars_recipes.attention.InstalledAttention" in [c._target_ for c in callbacks.values()]
+    assert "verl_mars.hydra_callbacks.InstalledAttention" in [c._target_ for c in callbacks.values()]

@@ -19,8 +19,8 @@ from verl_contract import expect, in_fresh_process
 
 import verl_mars.cpu
 from verl_mars.cpu import fixes
-from verl_mars.cpu.callback import SelectCpu
 from verl_mars.cpu.platform import CpuDeviceModule, CpuPlatform
+from verl_mars.hydra_callbacks import SelectCpu
 
 FIXES = "verl_mars/cpu/fixes.py"
 
@@ -64,7 +64,7 @@ def test_a_machine_without_an_accelerator_is_not_taken_for_the_cpu_platform(monk
 
 def test_the_import_is_cheap_and_needs_no_verl():
     code = (
-        "import json, sys, verl_mars.cpu, verl_mars.cpu.torchvision_ops\n"
+        "import json, sys, verl_mars.cpu\n"
         "print(json.dumps([m for m in ('verl', 'torch', 'ray', 'hydra', 'torchvision') if m in sys.modules]))"
     )
     assert in_fresh_process(code) == []
@@ -72,7 +72,7 @@ def test_the_import_is_cheap_and_needs_no_verl():
 
 def test_torchvision_imports_beside_a_cpu_build_of_torch():
     code = (
-        "from verl_mars.cpu.torchvision_ops import define_missing_ops as define\n"
+        "from verl_mars._compat import define_missing_torchvision_ops as define\n"
         "define(); define()\n"
         "import torchvision, json; print(json.dumps(torchvision.__name__))"
     )
@@ -118,7 +118,7 @@ def test_platform_overrides_what_verl_declares():
 def test_platform_can_be_replaced(monkeypatch):
     monkeypatch.setattr(platform_manager, "_current_platform", None)
     set_platform(CpuPlatform())
-    expect(get_platform().device_name == "cpu", "set_platform does not take effect", "verl_mars/cpu/callback.py")
+    expect(get_platform().device_name == "cpu", "set_platform does not take effect", "verl_mars/hydra_callbacks.py")
 
 
 def test_platform_answers():

@@ -6,9 +6,9 @@ import expected_memory as memory
 import pytest
 import torch
 
-from verl_mars.cpu.torchvision_ops import define_missing_ops
+from verl_mars._compat import define_missing_torchvision_ops
 
-define_missing_ops()
+define_missing_torchvision_ops()
 
 import transformers  # noqa: E402
 

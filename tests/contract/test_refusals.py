@@ -215,7 +215,7 @@ def test_recipes_that_score_a_view_are_fine(recipe):
         ("algorithm.rollout_correction.bypass_mode=true", ["bypass_mode = True", "set it to false"]),
         ("algorithm.{}.divergence=most", ["divergence = 'most'", "'sampled' or 'exact'"]),
         ("algorithm.{}.base=gae", ["base = 'gae'", "'grpo'", "'mars'"]),
-        ("+algorithm.{}.bais=grpo", ["bais is not a setting", "base"]),
+        ("+algorithm.{}.bais=grpo", ["bais: unknown key", "base"]),
     ],
 )
 def test_what_cannot_score_a_view_is_named(name, override, words):

@@ -21,13 +21,14 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.reward import load_reward_manager
 
+from verl_mars.errors import RowError
 from verl_mars.reward import compute_score
-from verl_mars.reward.coordinates import scale_to_original, seen_size
 from verl_mars.reward.manager import MarsRewardManager, overlong_penalty
-from verl_mars.reward.model_frame import limits_of, read_model_frame
 from verl_mars.reward.score import KEYS
-from verl_mars.reward.settings import ImageLimits, RewardSettings
-from verl_mars.reward.truth import RowError
+from verl_mars.reward.settings import RewardSettings
+from verl_mars.vision.checkpoint import read_family, read_limits
+from verl_mars.vision.families import frame_named
+from verl_mars.vision.resize import ImageLimits, limits_of, seen_size
 
 BOXES = {"boxes": [[10, 20, 110, 220]], "labels": ["person"], "frame": 0, "size": [1280, 1024]}
 
@@ -137,7 +138,7 @@ def test_a_score_depends_on_the_row_alone_so_mono_sessions_are_scored_alike():
 
 
 def test_a_row_at_fault_is_named():
-    with pytest.raises(RowError, match="data source 'set', index 12.*task 'detection'"):
+    with pytest.raises(RowError, match="data source 'set', index 12.*'detection' is no task"):
         run(config(), item(GOOD, task="detection"))
     data = item(GOOD)
     data.non_tensor_batch["reward_model"] = np.array([{"style": "rule"}])
@@ -146,7 +147,7 @@ def test_a_row_at_fault_is_named():
 
 
 def test_settings_are_checked_when_the_manager_is_made():
-    with pytest.raises(ValueError, match="reward.reward_kwargs.wieght is not a setting"):
+    with pytest.raises(ValueError, match="reward.reward_kwargs.wieght: unknown key"):
         run(config({"wieght": 1}), item(GOOD))
     with pytest.raises(ValueError, match="must be a mapping"):
         run(config([1]), item(GOOD))
@@ -303,9 +304,9 @@ def test_the_image_as_the_model_sees_it(number):
     limits = limits_of(processor.to_dict())
     for width, height in random_sizes(40, number):
         wanted = seen_by(processor, width, height)
-        assert seen_size(width, height, limits) == wanted, (
+        assert seen_size((width, height), limits) == wanted, (
             f"{width} x {height}: the resizes of qwen_vl_utils or transformers changed; look at "
-            "verl_mars/reward/coordinates.py"
+            "verl_mars/vision/resize.py"
         )
 
 
@@ -330,7 +331,7 @@ def test_limits_of_a_call_are_those_the_processor_uses():
         {},
     ):
         _, rows, columns = processor(images=[image], **call)["image_grid_thw"][0].tolist()
-        assert seen_size(1288, 1036, limits_of(processor.to_dict(), call)) == (columns * 14, rows * 14), call
+        assert seen_size((1288, 1036), limits_of(processor.to_dict(), call)) == (columns * 14, rows * 14), call
 
 
 def test_a_saved_model_is_read_from_its_own_files(tmp_path):
@@ -342,23 +343,22 @@ def test_a_saved_model_is_read_from_its_own_files(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
     size = processor.image_processor.size
     wanted = ImageLimits(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-    assert read_model_frame(str(tmp_path)) == ("qwen2_5_vl", wanted)
+    assert (read_family(str(tmp_path)), read_limits(str(tmp_path))) == ("qwen2_5_vl", wanted)
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl", "llava"])
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
 def test_the_manager_reads_the_frame_from_the_model(tmp_path, model_type, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     processor = {"size": {"shortest_edge": 3136, "longest_edge": 28 * 28 * 1280}, "patch_size": 14, "merge_size": 2}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    frame = {"llava": "pixel"}.get(model_type, model_type)
-    x, y = scale_to_original(frame, (1280, 1024), limits_of(processor))
+    x, y = frame_named(model_type).scale((1280, 1024), limits_of(processor))
     answers = {}
     for name, (left, top) in {"own": (x, y), "pixel": (1.0, 1.0)}.items():
         box = [10 / left, 20 / top, 110 / left, 220 / top]
         answers[name] = f'<think>a</think><answer>[{{"bbox_2d": {box}, "label": "person"}}]</answer>'
     settings = config(model=str(tmp_path))
     assert run(settings, item(answers["own"], BOXES, task="grounding"))["reward_score"] == pytest.approx(1.0)
-    assert f"boxes are read as '{frame}'" in capsys.readouterr().out
+    assert f"boxes are read as '{model_type}'" in capsys.readouterr().out
     by_row = item(answers["pixel"], BOXES, task="grounding", coordinates="pixel")
     assert run(settings, by_row)["reward_score"] == pytest.approx(1.0), "the row's own frame goes before the model's"
     forced = config({"coordinates": "pixel"}, model=str(tmp_path))
@@ -366,6 +366,17 @@ def test_the_manager_reads_the_frame_from_the_model(tmp_path, model_type, capsys
     limited = config(model=str(tmp_path), data={"mm_processor_kwargs": {"min_pixels": 3136, "max_pixels": 250_000}})
     own = run(limited, item(answers["own"], BOXES, task="grounding"))["reward_extra_info"]["acc"]
     assert (own < 0.5) == (model_type == "qwen2_5_vl"), "data.mm_processor_kwargs changes what the model sees"
+
+
+def test_a_model_of_an_unknown_family_needs_the_frame_of_its_boxes(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    text = '<think>a</think><answer>[{"bbox_2d": [10, 20, 110, 220], "label": "person"}]</answer>'
+    data = item(text, BOXES, task="grounding")
+    with pytest.raises(ValueError, match="'llava' gives boxes is unknown.*reward.reward_kwargs.coordinates"):
+        run(config(model=str(tmp_path)), data)
+    assert run(config({"coordinates": "pixel"}, model=str(tmp_path)), data)["reward_score"] == pytest.approx(1.0)
+    named = item(text, BOXES, task="grounding", coordinates="pixel")
+    assert run(config(model=str(tmp_path)), named)["reward_score"] == pytest.approx(1.0)
 
 
 def test_a_task_without_boxes_needs_no_model_files():

@@ -13,8 +13,8 @@ from verl_mars.toy import world
 from verl_mars.toy.demo import RECIPES, training_command
 from verl_mars.toy.evaluate import read_heldout
 from verl_mars.toy.prepare import ToyPaths
-from verl_mars.toy.report import read_metrics
 from verl_mars.toy.rows import write_split
+from verl_mars.toy.runs import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,17 @@
 import json
 import os
 from datetime import date
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import verl_runs
+
+from verl_mars.toy import runs
+
+PROBES = Path(__file__).parents[1] / "integration"
 
 VERSIONS = ("verl", "torch", "vllm", "transformers", "ray", "peft")
 
@@ -28,8 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def run_main():
-    """``run_main(folder, config_name, overrides)`` of the integration tests."""
-    return verl_runs.run_main
+    """``run_main(folder, config_name, overrides, modules)``; modules come from the integration tests' folder."""
+    return partial(runs.run_main, path=PROBES)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verl_runs import Run, run_main
+
+from verl_mars.toy.runs import FinishedRun, run_main
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def run_verl(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function that runs a recipe and returns its :class:`Run`; one that fails shows its last lines."""
+    """A function that runs a recipe and returns its :class:`FinishedRun`; one that fails shows its last lines."""
 
-    def run(config_name: str, *overrides: str, fails: bool = False, **options: Any) -> Run:
-        result = run_main(tmp_path_factory.mktemp("run"), config_name, overrides, **options)
+    def run(config_name: str, *overrides: str, fails: bool = False, **options: Any) -> FinishedRun:
+        result = run_main(tmp_path_factory.mktemp("run"), config_name, overrides, path=HERE, **options)
         if fails != (result.returncode != 0):
             pytest.fail(f"verl ended with {result.returncode}:\n" + "\n".join(result.log.splitlines()[-60:]))
         return result
@@ -53,7 +56,7 @@ SMALL = ("data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size
 def small_run(run_verl: Any, toy_data: list[str], tiny_model: Path) -> Any:
     """A function that trains a recipe for two small steps on toy scenes, from random weights."""
 
-    def run(config_name: str, *overrides: str, **options: Any) -> Run:
+    def run(config_name: str, *overrides: str, **options: Any) -> FinishedRun:
         fixed = [*toy_data, f"actor_rollout_ref.model.path={tiny_model}", *SMALL, "trainer.total_training_steps=2"]
         fixed += ["trainer.test_freq=2", "trainer.val_before_train=false"]
         fixed += ["actor_rollout_ref.rollout.agent.num_workers=1"]  # a process less to start

@@ -2,7 +2,7 @@
 
 import pytest
 
-from verl_mars.show_tokens import medians, read_responses
+from verl_mars.reports.tokens import medians, read_responses
 
 pytestmark = [pytest.mark.integration, pytest.mark.regress]
 

@@ -108,6 +108,14 @@ def test_non_finite_fused_reward_is_refused_by_uid():
         advantage([1.0, NAN], ["uid3", "uid7"], [[0.0]] * 2)
 
 
+@pytest.mark.parametrize("nothing", [NAN, math.inf])
+def test_a_row_that_does_not_count_never_reaches_its_group(nothing):
+    counted = torch.tensor([True, True, False])
+    got = advantage([1.0, 0.0, nothing], ["a"] * 3, [[0.0]] * 3, counted=counted)
+    torch.testing.assert_close(got[:2], advantage([1.0, 0.0], ["a"] * 2, [[0.0]] * 2))
+    assert got[2] == 0
+
+
 def test_rows_that_disagree_about_their_anchors_are_refused_by_uid():
     with pytest.raises(ValueError, match="uid7.*keyed by uid"):
         advantage([1.0, 0.0], ["uid7", "uid7"], [[0.0, 1.0], [1.0, 0.0]])
@@ -190,3 +198,41 @@ def test_statistics_name_the_signal():
     assert stats.union_is_constant.tolist() == [False, True, False]
     assert stats.information_gain[:2].tolist() == [1.0, 0.0] and stats.information_gain[2].isnan()
     assert stats.num_anchors.tolist() == [1, 2, 0]
+
+
+def nucleus(probabilities, top_p):
+    """The distribution that a token is drawn from: the smallest set of words with at least this mass."""
+    ordered, words = probabilities.sort(descending=True)
+    kept = torch.zeros_like(probabilities).scatter(0, words, ordered * (ordered.cumsum(0) - ordered < top_p))
+    return kept / kept.sum()
+
+
+def entropy_after_training(top_p, gain):
+    """30 updates of a 32-word policy whose reward has nothing to do with its words; ``gain`` None: GRPO."""
+    generator = torch.Generator().manual_seed(1)
+    logits = (1.5 * torch.randn(32, generator=generator)).requires_grad_()
+    optimizer = torch.optim.SGD([logits], lr=6.0)
+    groups = [row // 8 for row in range(64 * 8)]
+    for _ in range(30):
+        log_probs = logits.log_softmax(-1)
+        words = torch.multinomial(nucleus(log_probs.detach().exp(), top_p), 64 * 8, True, generator=generator)
+        rewards = (torch.rand(64 * 8, generator=generator) < 0.5).float()
+        anchors = (torch.rand(64, 2, generator=generator) < 0.5 - (gain or 0.0)).float().repeat_interleave(8, 0)
+        if gain is None:
+            anchors = torch.full_like(anchors, NAN)
+        loss = -(mono_anchored_advantage(rewards, groups, anchors) * log_probs[words]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    log_probs = logits.detach().log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum().item()
+
+
+def test_the_shift_is_a_baseline_without_bias_only_at_top_p_1():
+    # Drawn from all of the policy, E[grad log pi] = 0 and a group's shift moves nothing. Drawn from the nucleus it is
+    # grad log Z, Z the nucleus' mass: a positive gain sharpens the policy and a negative one flattens it.
+    full = [entropy_after_training(1.0, gain) for gain in (0.5, None, -0.5)]
+    assert max(full) - min(full) < 0.1
+    sharpened, grpo, flattened = (entropy_after_training(0.9, gain) for gain in (0.5, None, -0.5))
+    assert abs(grpo - full[1]) < 0.1
+    assert sharpened < grpo - 0.3 and flattened > grpo + 0.15

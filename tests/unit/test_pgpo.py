@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_mars.algos.pgpo import sampled_dependency, token_weights, weigh_tokens
+from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, sampled_dependency, token_weights, weigh_tokens
 
 TAU, BETA, EPS = 0.4, 2.0, 1e-8
 
@@ -113,6 +113,82 @@ def test_rounding_noise_is_not_blown_up():
     torch.testing.assert_close(token_weights(noise, torch.ones(1, 6)), torch.ones(1, 6))
 
 
+LOG_PROB_NOISE = {torch.float32: 1e-4, torch.float16: 0.055 / 8, torch.bfloat16: 0.055}
+"""Standard deviation of the log-probs of two forward passes over the same tokens."""
+
+
+@pytest.mark.parametrize("kind", list(LOG_PROB_NOISE))
+def test_the_noise_between_two_forward_passes_is_not_blown_up(kind):
+    generator = torch.Generator().manual_seed(0)
+    log_probs = -torch.rand(64, 300, generator=generator, dtype=torch.float64)
+    noise = LOG_PROB_NOISE[kind] * torch.randn(64, 300, generator=generator, dtype=torch.float64)
+    dependency, mask = sampled_dependency(log_probs, log_probs + noise), torch.ones(64, 300)
+    weights = token_weights(dependency, mask, min_span=SMALLEST_SPANS[kind])
+    assert (weights == 1).double().mean() > 0.98
+    if kind != torch.float32:  # the guard of float32 lets it through: a few tokens have a whole response's advantage
+        blown_up = token_weights(dependency, mask)
+        assert blown_up.max() > 10 and effective_tokens(blown_up, mask).median() < 0.5
+
+
+def test_a_cap_on_weights_by_hand():
+    # By suppression I = 0, 0, 0, 1 and w = 0, 0, 0, 3, brought to 4: 0, 0, 0, 4. Cut to 2, the other 2 spread on three.
+    dependency, mask = tensor([0.0, 0.0, 0.0, 1.0, 9.0]), tensor([1.0, 1.0, 1.0, 1.0, 0.0])
+    torch.testing.assert_close(token_weights(dependency, mask), tensor([0.0, 0.0, 0.0, 4.0, 0.0]), atol=1e-6, rtol=0)
+    got = token_weights(dependency, mask, max_weight=2.0)
+    torch.testing.assert_close(got, tensor([2 / 3, 2 / 3, 2 / 3, 2.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_a_cap_holds_where_one_token_of_a_thousand_depends_on_the_images():
+    dependency, mask = torch.zeros(1, 1000), torch.ones(1, 1000)
+    dependency[0, 7] = 2.0
+    assert token_weights(dependency, mask)[0, 7] == pytest.approx(1000, rel=1e-3)
+    assert token_weights(dependency, mask, max_weight=20.0)[0, 7] == pytest.approx(20, rel=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(responses, st.sampled_from([1.0, 1.3, 2.0, 50.0]))
+def test_capped_weights_sum_to_the_length_and_keep_rank(rows, cap):
+    dependency, mask = padded(rows)
+    free, weights = token_weights(dependency, mask), token_weights(dependency, mask, max_weight=cap)
+    torch.testing.assert_close(weights.sum(1), mask.sum(1).double(), atol=1e-6, rtol=1e-6)
+    assert (weights[~mask] == 0).all() and (weights >= 0).all() and (weights <= cap + 1e-9).all()
+    for values, weight, inside in zip(dependency, weights, mask, strict=True):
+        assert (weight[inside][values[inside].argsort()].diff() >= -1e-9).all()
+    untouched = free.amax(1) <= cap
+    torch.testing.assert_close(weights[untouched], free[untouched], atol=1e-9, rtol=0)
+
+
+def test_a_clamp_on_dependencies_by_hand():
+    # An outlier of 382 (the blind view finds the token e^6 times likelier) and an image token of 4: log 1 + S is 5.95
+    # and 1.61, so that I = .27 is suppressed; clamped at 10 it is log 5 / log 11 = .67 and boosted.
+    dependency, mask = tensor([0.0, 4.0, 382.4]), torch.ones(1, 3)
+    assert weigh_tokens(dependency, mask).boosted.tolist() == [[False, False, True]]
+    clamped = weigh_tokens(dependency, mask, max_dependency=10.0)
+    torch.testing.assert_close(clamped.normalized, tensor([0.0, math.log(5) / math.log(11), 1.0]), atol=1e-6, rtol=0)
+    assert clamped.boosted.tolist() == [[False, True, True]]
+
+
+def test_effective_tokens_by_hand():
+    weights = tensor([1, 1, 1, 1], [4, 0, 0, 0], [2, 0, 2, 5], [9, 9, 9, 9])
+    mask = tensor([1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0])
+    got = effective_tokens(weights, mask)
+    torch.testing.assert_close(got[:3], torch.tensor([1.0, 0.25, 2 / 3]).double())
+    assert got[3].isnan()
+
+
+def test_a_batch_without_tokens():
+    nothing = torch.zeros(3, 0)
+    assert weigh_tokens(nothing, nothing).weights.shape == (3, 0)
+    assert weigh_tokens(nothing, nothing, gate="quantile").boosted.shape == (3, 0)
+
+
+def test_bf16_dependencies():
+    dependency = tensor([0.0, 0.5, 1.0, 4.0])
+    got = token_weights(dependency.bfloat16(), torch.ones(1, 4))
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), token_weights(dependency, torch.ones(1, 4)), atol=1e-6, rtol=1e-6)
+
+
 def test_one_token():
     torch.testing.assert_close(token_weights(tensor([3.0, 0.0]), tensor([1.0, 0.0])), tensor([1.0, 0.0]))
 
@@ -136,6 +212,9 @@ def test_weights_carry_no_gradient():
         ({"tau": math.nan}, "tau"),
         ({"beta": -1.0}, "beta = -1.0"),
         ({"gate": "median"}, "allowed are absolute, quantile"),
+        ({"min_span": -1.0}, "min_span = -1.0"),
+        ({"max_weight": 0.5}, "max_weight = 0.5: at least 1"),
+        ({"max_dependency": 0.0}, "max_dependency = 0.0"),
         ({"dependency": tensor([0.1, -0.2])}, "row 0, token 1 is -0.2"),
         ({"dependency": tensor([0.1, math.nan])}, "row 0, token 1 is nan"),
         ({"dependency": tensor([0.1, 0.2, 0.3])}, r"\(1, 3\) and \(1, 2\)"),
@@ -145,6 +224,13 @@ def test_the_impossible_is_refused_by_name(change, words):
     arguments = {"dependency": tensor([0.1, 0.2]), "response_mask": torch.ones(1, 2), **change}
     with pytest.raises(ValueError, match=words):
         token_weights(**arguments)
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 1\)"):
+        sampled_dependency(torch.zeros(2, 3), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 1\)"):
+        effective_tokens(torch.zeros(2, 3), torch.zeros(2, 1))
 
 
 def test_sampled_dependency_by_hand():

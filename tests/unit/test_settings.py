@@ -20,7 +20,7 @@ def test_values_arrive():
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ({"anchor_per_source": 1}, "algorithm.mars.anchor_per_source is not a setting; allowed: .*anchors_per_source"),
+        ({"anchor_per_source": 1}, "algorithm.mars.anchor_per_source: unknown key; did you mean 'anchors_per_source'"),
         ({"anchors_per_source": 0}, "algorithm.mars.anchors_per_source = 0: .*greater than or equal to 1"),
         ({"anchors_per_source": "two"}, "algorithm.mars.anchors_per_source = 'two'"),
         ({"mono_prompt": "blank"}, "algorithm.mars.mono_prompt = 'blank': .*'repeat' or 'drop'"),

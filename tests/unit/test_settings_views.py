@@ -34,7 +34,7 @@ def test_values_arrive_from_yaml():
         ({"gate": "median"}, "algorithm.pgpo.gate = 'median': .*'absolute' or 'quantile'"),
         ({"base": "gae"}, "algorithm.pgpo.base = 'gae': .*'grpo'.*'mars'"),
         ({"divergence": "most"}, "algorithm.pgpo.divergence = 'most': .*'sampled' or 'exact'"),
-        ({"threshold": 0.4}, "algorithm.pgpo.threshold is not a setting; allowed: base, beta"),
+        ({"threshold": 0.4}, "algorithm.pgpo.threshold: unknown key; allowed: base, tau, beta"),
     ],
 )
 def test_faults_of_pgpo_are_named(section, words):
@@ -49,7 +49,7 @@ def test_faults_of_pgpo_are_named(section, words):
         ({"perception_beta": 0}, "algorithm.vogue.perception_beta = 0: .*greater than 0"),
         ({"divergence": "most"}, "algorithm.vogue.divergence = 'most': .*'sampled' or 'exact'"),
         ({"noise": {"sigma": -0.1}}, "algorithm.vogue.noise.sigma = -0.1"),
-        ({"noise": {"blur": 1}}, "algorithm.vogue.noise.blur is not a setting; allowed: brightness, contrast, flips"),
+        ({"noise": {"blur": 1}}, "algorithm.vogue.noise.blur: unknown key; allowed: sigma, flips, rotation_degrees"),
     ],
 )
 def test_faults_of_vogue_are_named(section, words):

@@ -13,8 +13,10 @@ from verl_mars.algos.vogue import (
     noisy_probability,
     paper_advantages,
     released_advantages,
+    released_entropy,
     sampled_divergence,
     sampled_entropy,
+    symmetric_divergence,
 )
 
 
@@ -83,15 +85,25 @@ def test_paper_by_hand():
     torch.testing.assert_close(got, expected)
 
 
-def transcription(A, log_raw, log_aug, z):
-    """The authors' code as far as it is described: sampled tokens, hard-coded 2.0, entropy capped by the shaped A."""
-    p, q = torch.exp(log_raw), torch.exp(log_aug)
-    forward = p * (torch.log(p + 1e-8) - torch.log(q + 1e-8))
-    inverse = q * (torch.log(q + 1e-8) - torch.log(p + 1e-8))
-    penalty = (forward + inverse) / 2
-    A1 = A + z[:, None] * torch.min(1.0 * penalty, torch.abs(A) / 2)
-    H = -p * torch.log(p + 1e-8)
-    return A1 + torch.min(0.4 * H, torch.abs(A1) / 2.0)
+def authors_function(advantages, raw, augmented, augmented_branch):
+    """What ``compute_grpo_outcome_advantage_dupl`` of ruiiu/DUPL does after GRPO, a token at a time.
+
+    With the scripts' settings: kl_penalty_weight 1.0, alpha 0.4, kappa 2.0, the fixed exploration mode. The function
+    takes the log-probs of both views of each response, and *both* of its terms look at the branch: the divergence is
+    added there only, and the entropy is the augmented view's there.
+    """
+    shaped = []
+    for row, z in enumerate(augmented_branch.tolist()):
+        tokens = []
+        for a, log_p, log_q in zip(advantages[row].tolist(), raw[row].tolist(), augmented[row].tolist(), strict=True):
+            p, q = math.exp(log_p), math.exp(log_q)
+            forward = p * (log_p - math.log(q + 1e-8))
+            inverse = q * (log_q - math.log(p + 1e-8))
+            a += min((forward + inverse) / 2, abs(a) / 2) if z else 0.0
+            own, own_log = (q, log_q) if z else (p, log_p)
+            tokens.append(a + min(0.4 * (-own * own_log), abs(a) / 2.0))
+        shaped.append(tokens)
+    return torch.tensor(shaped, dtype=torch.float64)
 
 
 def random_batch(seed, rows=5, tokens=7):
@@ -101,10 +113,17 @@ def random_batch(seed, rows=5, tokens=7):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_released_is_what_the_authors_code_does(seed):
+def test_released_is_what_the_authors_function_does(seed):
     advantages, raw, noised, noisy = random_batch(seed)
-    got = released_advantages(advantages, sampled_entropy(raw), sampled_divergence(raw, noised), noisy)
-    torch.testing.assert_close(got, transcription(advantages, raw, noised, noisy.double()))
+    entropy = released_entropy(raw, noised, noisy)
+    got = released_advantages(advantages, entropy, sampled_divergence(raw, noised), noisy)
+    torch.testing.assert_close(got, authors_function(advantages, raw, noised, noisy), atol=1e-6, rtol=0)
+
+
+def test_the_entropy_of_a_noisy_row_is_the_noisy_views():
+    raw, noised = tensor([0.5], [0.5]).log(), tensor([0.25], [0.25]).log()
+    got = released_entropy(raw, noised, torch.tensor([False, True]))
+    torch.testing.assert_close(got, tensor([0.5 * math.log(2)], [0.25 * math.log(4)]), atol=1e-7, rtol=0)
 
 
 def test_released_caps_the_second_bonus_by_the_shaped_advantage():
@@ -116,9 +135,68 @@ def test_released_caps_the_second_bonus_by_the_shaped_advantage():
 
 def test_settings_reach_the_bonuses():
     advantages, one, noisy = tensor([4.0]), tensor([1.0]), torch.tensor([True])
-    arguments = (advantages, one, one, noisy, Bonus(0.5, 1.0), Bonus(0.25, 1.0))
+    arguments = (advantages, one, one, noisy, Bonus(0.5, 2.0), Bonus(0.25, 2.0))
     torch.testing.assert_close(paper_advantages(*arguments), tensor([4.75]))
     torch.testing.assert_close(released_advantages(*arguments), tensor([4.75]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "betas", "share"), [(paper_advantages, (1.0, 1.0), "2"), (released_advantages, (0.5, 2.0), "2")]
+)
+def test_bonuses_that_could_turn_the_sign_of_an_advantage_are_refused(shape, betas, share):
+    # beta = 1 twice: A = -1 with large uncertainties would become -1 + 1 + 1 = +1
+    large, noisy = tensor([9.0]), torch.tensor([True])
+    with pytest.raises(ValueError, match=rf"come to {share} \|A\|"):
+        shape(tensor([-1.0]), large, large, noisy, Bonus(1.0, betas[0]), Bonus(1.0, betas[1]))
+
+
+accepted = [(paper_advantages, b) for b in ((2.0, 2.0), (1.5, 3.0), (4.0, 4 / 3))]
+accepted += [(released_advantages, b) for b in ((1.0, 1.0), (1.0, 2.0), (2.0, 1.0))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(numbers, st.sampled_from(accepted))
+def test_no_accepted_bonus_turns_the_sign_of_an_advantage(pairs, case):
+    advantages, uncertainty = tensor(*zip(*pairs, strict=True)).chunk(2)
+    shape, (perception, output) = case
+    shaped = shape(
+        advantages, uncertainty, uncertainty, torch.tensor([True]), Bonus(1.0, perception), Bonus(1.0, output)
+    )
+    assert (shaped * advantages >= -1e-9 * advantages.abs().max()).all()
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    values, column, noisy = torch.zeros(3, 3), torch.zeros(3, 1), torch.zeros(3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"\(3, 3\).*\(3, 1\)"):
+        sampled_divergence(values, column)
+    with pytest.raises(ValueError, match=r"\(3, 3\).*\(3, 1\)"):
+        symmetric_divergence(values, column)
+    with pytest.raises(ValueError, match=r"\(3, 3\).*\(3, 1\)"):
+        released_entropy(values, column, noisy)
+    for shape in (paper_advantages, released_advantages):
+        with pytest.raises(ValueError, match=r"noisy must be \(3,\) bool.*\(3, 3\)"):
+            shape(values, values, values, torch.zeros(3, 3, dtype=torch.bool))
+
+
+def test_no_bonus_at_weight_zero_even_where_the_uncertainty_is_infinite():
+    infinite = tensor([math.inf])
+    torch.testing.assert_close(exploration_bonus(tensor([1.0]), infinite, 0.0, 2.0), tensor([0.0]))
+
+
+def test_results_carry_no_gradient():
+    advantages = torch.ones(1, 2, requires_grad=True)
+    for shape in (paper_advantages, released_advantages):
+        shaped = shape(advantages, torch.ones(1, 2), torch.ones(1, 2), torch.tensor([True]))
+        assert not shaped.requires_grad
+
+
+@pytest.mark.parametrize("shape", [paper_advantages, released_advantages])
+def test_bf16_inputs(shape):
+    advantages, raw, noised, noisy = random_batch(1)
+    arguments = advantages, sampled_entropy(raw), sampled_divergence(raw, noised)
+    exact = shape(*arguments, noisy)
+    got = shape(*(value.bfloat16() for value in arguments), noisy)
+    torch.testing.assert_close(got.double(), exact, atol=3e-2, rtol=3e-2)
 
 
 @pytest.mark.parametrize("shape", [paper_advantages, released_advantages])

@@ -65,7 +65,8 @@ def mono_anchored_advantage(
         anchors: (B, K) anchors of each row's group, the same in all its rows; NaN or infinite = no anchor. K may be 0.
         normalize: divide by std U + 1e-6. Without it (Dr.GRPO) the advantage is r_i - mean U.
         counted: (B,) bool, the rows that enter the statistics (default: all). A session with several outputs counts
-            once; padding counts never. A row that is not counted still gets its advantage.
+            once; padding counts never. A row that is not counted still gets its advantage, 0 if its score is not
+            finite.
 
     Returns:
         (B,) advantages in float32 (float64 for float64 scores). Statistics are computed in float64.
@@ -93,7 +94,8 @@ def advantage_from_statistics(scores: torch.Tensor, stats: GroupStatistics, norm
     advantage = scores.detach().double() - center[row]
     if normalize:
         advantage = advantage / (scale[row] + EPSILON)
-    advantage = torch.where((stats.num_fused > 0)[row], advantage, 0.0)
+    # A score that is not finite is of a row that does not count: others are refused with the statistics.
+    advantage = torch.where((stats.num_fused > 0)[row] & scores.isfinite(), advantage, 0.0)
     return advantage.to(torch.promote_types(scores.dtype, torch.float32))
 
 
@@ -101,29 +103,29 @@ def group_statistics(
     scores: torch.Tensor, groups: Groups, anchors: torch.Tensor, counted: torch.Tensor | None = None
 ) -> GroupStatistics:
     """Statistics of every group of a batch; arguments and errors as in :func:`mono_anchored_advantage`."""
-    names, row = _dense_groups(groups, scores.device)
+    names, row = dense_groups(groups, scores.device)
     if counted is None:
         counted = torch.ones_like(row, dtype=torch.bool)
     _check_shapes(scores, row, anchors, counted)
     values = scores.detach().double()
     _refuse_non_finite_scores(values, names, row, counted)
+    values = torch.where(counted, values, 0.0)  # a NaN times a weight of 0 would still be a NaN
     members = _anchors_of_groups(anchors.detach().double(), names, row)  # (N, K)
 
     zeros = torch.zeros(len(names), dtype=torch.float64, device=scores.device)
-    weight = counted.double()
     finite = members.isfinite()
-    num_fused = zeros.index_add(0, row, weight)
+    num_fused = zeros.index_add(0, row, counted.double())
     num_anchors = finite.sum(1).double()
     known = torch.where(finite, members, 0.0)
 
-    fused_sum = zeros.index_add(0, row, values * weight)
+    fused_sum = zeros.index_add(0, row, values)
     size = num_fused + num_anchors
     union_mean = (fused_sum + known.sum(1)) / size
     # Two passes: the sum of squares about the mean does not lose the small variance of large rewards.
-    squares = zeros.index_add(0, row, (values - union_mean[row]) ** 2 * weight)
+    squares = zeros.index_add(0, row, torch.where(counted, (values - union_mean[row]) ** 2, 0.0))
     squares = squares + torch.where(finite, (members - union_mean[:, None]) ** 2, 0.0).sum(1)
 
-    fused_low, fused_high = _extremes(torch.where(counted, values, torch.nan), row, zeros)
+    fused_low, fused_high = extremes(torch.where(counted, values, torch.nan), row, zeros)
     union_low = torch.fmin(fused_low, torch.where(finite, members, torch.inf).amin(1))
     union_high = torch.fmax(fused_high, torch.where(finite, members, -torch.inf).amax(1))
     return GroupStatistics(
@@ -140,7 +142,7 @@ def group_statistics(
     )
 
 
-def _dense_groups(groups: Groups, device: torch.device) -> tuple[list[Hashable], torch.Tensor]:
+def dense_groups(groups: Groups, device: torch.device) -> tuple[list[Hashable], torch.Tensor]:
     """Names of the groups in order of first appearance, and the group number of each row: (B,) long."""
     labels = groups.tolist() if isinstance(groups, torch.Tensor) else list(groups)
     numbers: dict[Hashable, int] = {}
@@ -188,7 +190,7 @@ def _anchors_of_groups(anchors: torch.Tensor, names: list[Hashable], row: torch.
     return members[first]
 
 
-def _extremes(values: torch.Tensor, row: torch.Tensor, zeros: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def extremes(values: torch.Tensor, row: torch.Tensor, zeros: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest value of each group, NaN values left out: (N,), (N,)."""
     low = (zeros + torch.inf).scatter_reduce(0, row, values.nan_to_num(nan=torch.inf), reduce="amin")
     high = (zeros - torch.inf).scatter_reduce(0, row, values.nan_to_num(nan=-torch.inf), reduce="amax")

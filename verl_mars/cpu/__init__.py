@@ -56,10 +56,10 @@ def apply_fixes() -> None:
     if _fixed:
         return
     _fixed = True
+    from verl_mars import _compat
     from verl_mars.cpu import fixes
-    from verl_mars.cpu.torchvision_ops import define_missing_ops
 
-    define_missing_ops()
+    _compat.define_missing_torchvision_ops()
     for module, fix in fixes.FIXES.items():
         wrapt.register_post_import_hook(fix, module)
 

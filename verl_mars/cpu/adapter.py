@@ -1,6 +1,5 @@
 """The trainer's side of the rollout engine ``transformers``: hands each new version of the weights to the server."""
 
-import gc
 import logging
 import os
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ import torch
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.utils import ensure_async_iterator
 
+from verl_mars._compat import freeze_startup_objects
 from verl_mars.cpu.replica import check_parallel_sizes, server_name
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,7 @@ class TransformersAdapter(BaseRollout):
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
         self.is_leader_rank = True
         self._server: Any = None
-        # The trainer rank is complete. Every full garbage collection would walk over all that torch, transformers and
-        # verl have made: 0.4 s of every other step of a small model.
-        gc.freeze()
+        freeze_startup_objects()
 
     @property
     def server(self) -> Any:

@@ -5,7 +5,6 @@ the model, so that sampling and loading weights never overlap.
 """
 
 import asyncio
-import gc
 import hashlib
 import logging
 import os
@@ -25,6 +24,7 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.utils import get_max_position_embeddings, get_vision_placeholder_token_ids
 
+from verl_mars._compat import freeze_startup_objects
 from verl_mars.cpu.requests import EngineSettings, Pending, digest, image_options, read_sampling_params
 from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, Response, SamplingParams
 
@@ -76,7 +76,7 @@ class TransformersServer:
         self._failed_update: Exception | None = None
         self._sampling = 0
         self._serving: asyncio.Task[None] | None = None
-        gc.freeze()  # modules and model: no full garbage collection walks over them between two tokens
+        freeze_startup_objects()
 
     def _load_model(self) -> Any:
         model_class = get_hf_auto_model_class(self.model_config.hf_config)

@@ -3,7 +3,8 @@
 import re
 
 from verl_mars.data.faults import SampleError
-from verl_mars.data.truth import McqTruth, VqaTruth
+from verl_mars.tasks.mcq import McqTruth
+from verl_mars.tasks.vqa import VqaTruth
 
 _MAX_TEXT = 20_000
 _CHOICE_LIST = "Choice list"

@@ -1,7 +1,6 @@
 """``verl-mars data``: list, convert, validate, show, stats; and ``python -m verl_mars.data_prep.NAME``.
 
-Commands print sentences, not stack traces. Exit codes: 0 all is well; 1 the data have faults, or too many samples were
-rejected; 2 a wrong argument, or nothing could be read.
+Exit codes: 0 all is well; 1 faulty or unreadable data, or too many rejected samples; 2 a wrong argument.
 """
 
 import functools
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verl_mars.data.terminal import FAULTY, bar, console, print_conversion, print_stats, print_validation, sentences
+from verl_mars.data.terminal import bar, console, print_conversion, print_stats, print_validation
+from verl_mars.errors import FAILED, errors_printed
 
 if TYPE_CHECKING:
     from verl_mars.data.sample import Converter
@@ -36,24 +36,24 @@ def find_converter(name: str) -> "Converter":
     """The converter of a data set, or ``package.module:NAME`` of one's own.
 
     Raises:
-        DataError: there is none.
+        UsageError: there is none.
     """
-    from verl_mars.data.faults import DataError
     from verl_mars.data.sample import Converter
+    from verl_mars.errors import UsageError
 
     module, _, attribute = name.partition(":")
     if not attribute:
         if name not in converter_names():
-            raise DataError(
+            raise UsageError(
                 f"data set {name!r} is unknown, allowed: {', '.join(converter_names())}, or package.module:NAME"
             )
         module, attribute = f"verl_mars.data_prep.{name}", "CONVERTER"
     try:
         converter = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise DataError(f"no converter at {module}:{attribute}: {error}") from error
+        raise UsageError(f"no converter at {module}:{attribute}: {error}") from error
     if not isinstance(converter, Converter):
-        raise DataError(f"{module}:{attribute} is no verl_mars.data.sample.Converter")
+        raise UsageError(f"{module}:{attribute} is no verl_mars.data.sample.Converter")
     return converter
 
 
@@ -70,7 +70,8 @@ def run_converter(converter: "Converter") -> None:
     command.__doc__ = f"Convert {converter.title}.\n\n\b\nExpected under --root:\n{converter.layout}"
     single = typer.Typer(add_completion=False)
     single.command()(command)
-    single()
+    with errors_printed():
+        single()
 
 
 def _signature_without(function: Callable[..., Any], name: str) -> Any:
@@ -91,31 +92,30 @@ def list_data_sets(
     from rich.table import Table
 
     to = console()
-    with sentences():
-        if data_set is None:
-            table = Table("data set", "", "licence", box=None, header_style="bold")
-            for name in converter_names():
-                converter = find_converter(name)
-                table.add_row(name, converter.title, converter.licence)
-            to.print(table)
-            to.print("\n`verl-mars data list DATASET` shows the layout that one expects.", style="dim")
-            return
-        converter = find_converter(data_set)
-        to.print(f"[bold]{converter.name}[/bold]  {converter.title}")
-        to.print(f"licence  {converter.licence}\nsource   {converter.url}\n", highlight=False)
-        to.print("[bold]Expected under --root[/bold]")
-        to.print(converter.layout, markup=False, highlight=False)
-        options = list(converter.describe_options())
-        if options:
-            to.print("\n[bold]Options[/bold] (--set NAME=VALUE)")
-            table = Table("name", "default", "", box=None, header_style="dim")
-            for name, default, text in options:
-                table.add_row(name, default or "-", text)
-            to.print(table)
-        if converter.caveats:
-            to.print("\n[bold]Known shortcuts and leaks[/bold]")
-            for text in converter.caveats:
-                to.print(f"- {text}", markup=False, highlight=False)
+    if data_set is None:
+        table = Table("data set", "", "licence", box=None, header_style="bold")
+        for name in converter_names():
+            converter = find_converter(name)
+            table.add_row(name, converter.title, converter.licence)
+        to.print(table)
+        to.print("\n`verl-mars data list DATASET` shows the layout that one expects.", style="dim")
+        return
+    converter = find_converter(data_set)
+    to.print(f"[bold]{converter.name}[/bold]  {converter.title}")
+    to.print(f"licence  {converter.licence}\nsource   {converter.url}\n", highlight=False)
+    to.print("[bold]Expected under --root[/bold]")
+    to.print(converter.layout, markup=False, highlight=False)
+    options = list(converter.describe_options())
+    if options:
+        to.print("\n[bold]Options[/bold] (--set NAME=VALUE)")
+        table = Table("name", "default", "", box=None, header_style="dim")
+        for name, default, text in options:
+            table.add_row(name, default or "-", text)
+        to.print(table)
+    if converter.caveats:
+        to.print("\n[bold]Known shortcuts and leaks[/bold]")
+        for text in converter.caveats:
+            to.print(f"- {text}", markup=False, highlight=False)
 
 
 @app.command()
@@ -147,8 +147,7 @@ def convert(
 ) -> None:
     """Convert a raw data set to shards of rows, a manifest and a list of rejects."""
     arguments = dict(locals())
-    with sentences():
-        converter = find_converter(arguments.pop("data_set"))
+    converter = find_converter(arguments.pop("data_set"))
     _convert(converter, **arguments)
 
 
@@ -157,20 +156,19 @@ def _convert(converter: "Converter", **arguments: Any) -> None:
     from verl_mars.data.convert import convert as run
     from verl_mars.data.settings import settings_from
 
-    with sentences():
-        values = {key: value for key, value in arguments.items() if value is not None}
-        values["style"] = values.get("style", converter.default_style)
-        values["splits"] = tuple(values.pop("split", ()))
-        values["allow_roots"] = tuple(values.pop("allow_root", ()))
-        values["options"] = _options(values.pop("set_option", []))
-        values["workers"] = _workers(converter, values.get("workers"), values["decode"])
-        settings = settings_from(values)
-        with bar(converter.name) as advance:
-            try:
-                result = run(converter, settings, advance)
-            except TooManyRejects as error:
-                print_conversion(error.result, failed=True)
-                raise
+    values = {key: value for key, value in arguments.items() if value is not None}
+    values["style"] = values.get("style", converter.default_style)
+    values["splits"] = tuple(values.pop("split", ()))
+    values["allow_roots"] = tuple(values.pop("allow_root", ()))
+    values["options"] = _options(values.pop("set_option", []))
+    values["workers"] = _workers(converter, values.get("workers"), values["decode"])
+    settings = settings_from(values)
+    with bar(converter.name) as advance:
+        try:
+            result = run(converter, settings, advance)
+        except TooManyRejects as error:
+            print_conversion(error.result, failed=True)
+            raise
     print_conversion(result)
 
 
@@ -192,39 +190,21 @@ def validate(
     """Check files by rules, with verl's own RLHFDataset and with a real processor: what passes loads."""
     from verl_mars.data.validate import validate as run
 
-    with sentences():
-        report = run(
-            files,
-            processor=processor,
-            model=model,
-            sample=None if all_rows else sample,
-            max_images=limit_images,
-            max_prompt_length=max_prompt_length,
-            need_sources=sources,
-            check_truth=truth,
-            max_faults=max_faults,
-            progress=console().is_terminal,
-        )
+    report = run(
+        files,
+        processor=processor,
+        model=model,
+        sample=None if all_rows else sample,
+        max_images=limit_images,
+        max_prompt_length=max_prompt_length,
+        need_sources=sources,
+        check_truth=truth,
+        max_faults=max_faults,
+        progress=console().is_terminal,
+    )
     print_validation(report)
     if not report.ok:
-        raise typer.Exit(FAULTY)
-
-
-@app.command()
-def show(
-    files: Annotated[list[str], typer.Argument(help="Files, as in data.train_files.")],
-    out: Annotated[Path, typer.Option(help="Folder for the sheets.")],
-    rows: Annotated[int, typer.Option(min=1, help="Rows to draw, at equal distances.")] = 24,
-    per_sheet: Annotated[int, typer.Option(min=1, max=12, help="Rows on one sheet.")] = 4,
-    font: Annotated[str | None, typer.Option(help="A font file, for letters that DejaVu Sans lacks.")] = None,
-) -> None:
-    """Draw contact sheets: every source, boxes, question, ground truth, mono prompts."""
-    from verl_mars.data.sheets import write_sheets
-
-    with sentences():
-        sheets = write_sheets(files, out, rows=rows, per_sheet=per_sheet, font_file=font)
-    for sheet in sheets:
-        print(sheet)  # noqa: T201
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -235,8 +215,7 @@ def stats(
     """Count what is in files: rows, tasks, sources, image sizes, boxes, answers, prompt lengths."""
     from verl_mars.data.stats import collect
 
-    with sentences():
-        found = collect(files)
+    found = collect(files)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))  # noqa: T201
         return
@@ -247,11 +226,11 @@ def stats(
 
 
 def _options(given: list[str]) -> dict[str, str]:
-    from verl_mars.data.faults import DataError
+    from verl_mars.errors import UsageError
 
     for item in given:
         if "=" not in item:
-            raise DataError(f"--set {item!r}, but NAME=VALUE is needed")
+            raise UsageError(f"--set {item!r}, but NAME=VALUE is needed")
     return {name.strip(): value for name, value in (item.split("=", 1) for item in given)}
 
 

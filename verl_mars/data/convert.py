@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from verl_mars.data import prompts, render
 from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import FAMILIES, PromptLength, load_tokenizer
+from verl_mars.data.length import PromptLength, load_tokenizer
 from verl_mars.data.manifest import Tally, build_manifest
 from verl_mars.data.paths import Root
 from verl_mars.data.rows import Made, PixelLimits, RowMaker
@@ -30,6 +30,7 @@ from verl_mars.data.shards import Output, Shard, clear_disk_errors, locked
 from verl_mars.data.stream import Job, SampleStream
 from verl_mars.data.workers import Outcome, outcomes, reject
 from verl_mars.data.writer import ShardWriter
+from verl_mars.vision.families import IMAGE_LIMITS
 
 SCHEMA_VERSION = 1
 """Raised when rows get another form."""
@@ -223,7 +224,7 @@ class _Run:
             self.stream.converter.name,
             self.stream.root,
             render.Renderer(self.output.folder / render.FOLDER, self.settings.depth_encoding, self.settings.decode),
-            PromptLength(FAMILIES[self.settings.model], tokenizer),
+            PromptLength(IMAGE_LIMITS[self.settings.model], tokenizer),
             style=self.settings.style,
             mono=self.settings.mono,
             limits=self.limits,

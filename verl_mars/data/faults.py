@@ -1,40 +1,8 @@
 """What can be wrong with data, each kind with a code and its cure; ``docs/data-format.md`` lists them all."""
 
-from dataclasses import dataclass
+from verl_mars.errors import DataError, Problem, SampleError
 
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong with one row: ``code`` is a key of :data:`CURES`, ``key`` says where in the row."""
-
-    code: str
-    key: str
-    message: str
-
-    def __post_init__(self) -> None:
-        if self.code not in CURES:
-            raise KeyError(f"problem code {self.code!r} has no cure in verl_mars.data.faults.CURES")
-
-
-class DataError(ValueError):
-    """A fault of the data, for the user to read: what is wrong, where, what is allowed."""
-
-
-class SampleError(DataError):
-    """One sample cannot become a row; ``code`` is the reason it is counted under."""
-
-    def __init__(self, code: str, message: str, key: str = "") -> None:
-        super().__init__(f"{key}: {message}" if key else message)
-        self.problem = Problem(code, key, message)
-
-    @property
-    def code(self) -> str:
-        """The reason, a key of :data:`CURES`."""
-        return self.problem.code
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # it travels back from worker processes
-        return type(self), (self.problem.code, self.problem.message, self.problem.key)
-
+__all__ = ["CURES", "DataError", "Problem", "SampleError"]
 
 CURES: dict[str, str] = {
     # the row
@@ -54,12 +22,13 @@ CURES: dict[str, str] = {
     "duplicate_id": "Give each sample an id of its own.",
     "image_sizes": "Write `extra_info.image_sizes`: [width, height] of each image.",
     # ground truth
-    "task": "Set `extra_info.task` to one of grounding, vqa, mcq, count, math.",
+    "task": "Set `extra_info.task` to one of the tasks that the message names.",
     "ground_truth": "Write the ground truth as the JSON text of its task; see docs/data-format.md.",
     "box": "Correct the box: [x1, y1, x2, y2] in pixels of the original image, x1 < x2, y1 < y2, inside the image.",
     "zero_area": "Correct or remove the box: it covers no pixel.",
     "answer": "Give at least one answer that is not empty.",
     "choices": "Write the choices and an answer letter that is one of them.",
+    "coordinates": "Name the frame in which answers give boxes, or leave it out to take the model's own.",
     # images
     "missing_image": "Put the file there, or correct the path.",
     "broken_image": "Replace the file: it is not an image that Pillow can read.",

@@ -18,11 +18,10 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from verl_mars.data.faults import Problem, SampleError
+from verl_mars.vision.resize import MAX_ASPECT_RATIO
 
 MAX_PIXELS = 89_478_485
 """Pixels of one image; above it Pillow itself suspects a decompression bomb."""
-MAX_ASPECT_RATIO = 200
-"""qwen_vl_utils and the Qwen processors refuse images whose sides differ more."""
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 64
 _ORIENTATION = 0x0112

@@ -12,9 +12,10 @@ from typing import Any
 from verl_mars.data.check import Fault
 from verl_mars.data.faults import CURES, SampleError
 from verl_mars.data.images import read_header
-from verl_mars.data.length import ModelFamily, PromptLength, Size
+from verl_mars.data.length import PromptLength
 from verl_mars.data.readers import row_batches
 from verl_mars.views import MonoPrompt, Row, sources_of_row
+from verl_mars.vision.resize import ImageLimits, Size
 
 
 def view_lengths(row: Row, length: PromptLength, mono: MonoPrompt = "repeat") -> Iterator[tuple[str, int]]:
@@ -61,7 +62,7 @@ class LongPrompts:
 
 def find_long_prompts(
     files: Sequence[str],
-    family: ModelFamily,
+    image_limits: ImageLimits,
     tokenizer: Any,
     limit: int,
     *,
@@ -75,7 +76,7 @@ def find_long_prompts(
 
     Args:
         files: as verl's ``data.train_files``.
-        family: of the model, with its image processor's own limits.
+        image_limits: of the model's image processor.
         tokenizer: the model's.
         limit: ``data.max_prompt_length``.
         mono: ``algorithm.mars.mono_prompt``.
@@ -83,7 +84,7 @@ def find_long_prompts(
             other prompt.
         max_faults: how many are spelled out.
     """
-    bound, exact = PromptLength(family), PromptLength(family, tokenizer)
+    bound, exact = PromptLength(image_limits), PromptLength(image_limits, tokenizer)
     found = LongPrompts()
     for file in files:
         for number, row in enumerate(itertools.chain.from_iterable(row_batches(file, _COLUMNS))):

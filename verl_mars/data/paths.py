@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from verl_mars.data.faults import DataError, SampleError
+from verl_mars.errors import UsageError
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"])
 _KNOWN_FILES = 1024
@@ -20,7 +21,7 @@ class Root:
         allowed: further folders that links and absolute paths may lead to.
 
     Raises:
-        DataError: one of them is no folder.
+        UsageError: one of them is no folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
@@ -32,7 +33,7 @@ class Root:
     @staticmethod
     def _home(folder: str | os.PathLike[str]) -> str:
         if not os.path.isdir(os.path.expanduser(folder)):
-            raise DataError(f"{folder} is no folder")
+            raise UsageError(f"{folder} is no folder")
         return os.path.realpath(os.path.expanduser(folder))
 
     def file(self, name: str) -> str:

@@ -4,7 +4,9 @@ from typing import Any
 
 from verl_mars import _compat
 from verl_mars.data.faults import DataError
-from verl_mars.data.length import FAMILIES, ModelFamily, checkpoint_error
+from verl_mars.data.length import checkpoint_error
+from verl_mars.vision.families import IMAGE_LIMITS
+from verl_mars.vision.resize import ImageLimits
 
 _SPECIAL = (
     "<|endoftext|>",
@@ -53,30 +55,30 @@ def standin_processor(family: str = "qwen2_5_vl") -> Any:
     Raises:
         DataError: an unknown family.
     """
-    if family not in FAMILIES:
-        raise DataError(f"model {family!r} is unknown, allowed: {', '.join(FAMILIES)}")
+    if family not in IMAGE_LIMITS:
+        raise DataError(f"model {family!r} is unknown, allowed: {', '.join(IMAGE_LIMITS)}")
     _compat.define_missing_torchvision_ops()
-    model = FAMILIES[family]
-    return (_qwen3_vl if family == "qwen3_vl" else _qwen2_5_vl)(model, _byte_tokenizer())
+    limits = IMAGE_LIMITS[family]
+    return (_qwen3_vl if family == "qwen3_vl" else _qwen2_5_vl)(limits, _byte_tokenizer())
 
 
-def _qwen2_5_vl(model: ModelFamily, tokenizer: Any) -> Any:
+def _qwen2_5_vl(limits: ImageLimits, tokenizer: Any) -> Any:
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
-    size = {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
-    image = Qwen2VLImageProcessor(size=dict(size), patch_size=model.patch, merge_size=model.merge)
-    video = Qwen2VLVideoProcessor(size=dict(size), patch_size=model.patch, merge_size=model.merge)
+    size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
+    image = Qwen2VLImageProcessor(size=dict(size), patch_size=limits.patch_size, merge_size=limits.merge_size)
+    video = Qwen2VLVideoProcessor(size=dict(size), patch_size=limits.patch_size, merge_size=limits.merge_size)
     return Qwen2_5_VLProcessor(
         image_processor=image, video_processor=video, tokenizer=tokenizer, chat_template=_CHAT_TEMPLATE
     )
 
 
-def _qwen3_vl(model: ModelFamily, tokenizer: Any) -> Any:
+def _qwen3_vl(limits: ImageLimits, tokenizer: Any) -> Any:
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    size = {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
-    image = Qwen2VLImageProcessor(size=dict(size), patch_size=model.patch, merge_size=model.merge)
-    video = Qwen3VLVideoProcessor(patch_size=model.patch, merge_size=model.merge)
+    size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
+    image = Qwen2VLImageProcessor(size=dict(size), patch_size=limits.patch_size, merge_size=limits.merge_size)
+    video = Qwen3VLVideoProcessor(patch_size=limits.patch_size, merge_size=limits.merge_size)
     return Qwen3VLProcessor(
         image_processor=image, video_processor=video, tokenizer=tokenizer, chat_template=_CHAT_TEMPLATE
     )

@@ -16,6 +16,7 @@ from typing import Literal
 from verl_mars.data.faults import SampleError
 from verl_mars.data.rules import IMAGE_TAG, MEDIA_TAG
 from verl_mars.data.sample import Sample, SourceSample
+from verl_mars.tasks import TASKS
 
 Style = Literal["labelled", "plain", "official"]
 MonoStyle = Literal["own", "repeat"]
@@ -24,16 +25,6 @@ VERSION = 1
 
 _ACRONYMS = frozenset(["rgb", "ir", "sar", "ct", "mri"])
 _THINK = "Reason between <think> and </think>, then give the answer between <answer> and </answer>."
-_ANSWER = {
-    "grounding": (
-        'The answer is a JSON list with one entry for each object, [{"bbox_2d": [x1, y1, x2, y2], "label": "..."}], '
-        "or [] if there is none."
-    ),
-    "vqa": "The answer is a word or a short phrase.",
-    "mcq": "The answer is the letter of one choice.",
-    "count": "The answer is a whole number.",
-    "math": "The answer is a mathematical expression.",
-}
 
 
 def fused_prompt(sample: Sample, style: Style) -> str:
@@ -71,7 +62,7 @@ def _line(source: SourceSample) -> str:
 
 
 def _instruction(sample: Sample) -> str:
-    return f"{_THINK} {_ANSWER[sample.task]}"
+    return f"{_THINK} {TASKS[sample.task].instruction}"
 
 
 def _clean(text: str, key: str) -> str:

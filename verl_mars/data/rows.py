@@ -4,15 +4,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import PromptLength, Size, seen_size
+from verl_mars.data.faults import SampleError
+from verl_mars.data.length import PromptLength
 from verl_mars.data.paths import Root
 from verl_mars.data.prompts import MonoStyle, Style, fused_prompt, mono_prompt
 from verl_mars.data.render import Prepared, Renderer
 from verl_mars.data.rules import RowRules
 from verl_mars.data.sample import Boxes, Sample
 from verl_mars.data.schema import notes_json
-from verl_mars.data.truth import TRUTHS, CountTruth, GroundingTruth, MathTruth, McqTruth, Truth, VqaTruth
+from verl_mars.tasks import TASKS
+from verl_mars.tasks.base import Truth
+from verl_mars.tasks.grounding import GroundingTruth
+from verl_mars.vision.resize import Size, seen_size
 
 _RULES = RowRules()
 
@@ -75,8 +78,8 @@ class RowMaker:
         if not sample.sources or any(not source.images for source in sample.sources):
             raise SampleError("source_images", "every source needs at least one image", "sources")
         _check_texts(sample)
-        if sample.task not in TRUTHS:
-            raise SampleError("task", f"{sample.task!r}, but one of {', '.join(TRUTHS)} is needed", "task")
+        if sample.task not in TASKS:
+            raise SampleError("task", f"{sample.task!r}, but one of {', '.join(TASKS)} is needed", "task")
         images = [
             self.renderer.prepare(self.root.file(ref.path), ref, source.name)
             for source in sample.sources
@@ -128,7 +131,7 @@ class RowMaker:
         problem = next(_RULES.problems(record), None)
         if problem is not None:
             raise SampleError(problem.code, problem.message, problem.key)
-        return Made(record, _answer(truth), fused_tokens, mono_tokens, changed)
+        return Made(record, truth.in_words(), fused_tokens, mono_tokens, changed)
 
     def _entry(self, image: Prepared) -> dict[str, Any]:
         entry: dict[str, Any] = {"image": image.path}
@@ -140,7 +143,7 @@ class RowMaker:
         return self.length(messages, sizes, self.limits.min_pixels, self.limits.max_pixels)
 
     def _seen(self, size: Size) -> Size:
-        return seen_size(size, self.length.family, self.limits.min_pixels, self.limits.max_pixels)
+        return seen_size(size, self.length.limits, self.limits.min_pixels, self.limits.max_pixels)
 
 
 def _check_texts(sample: Sample) -> None:
@@ -191,22 +194,6 @@ def _truth(truth: Boxes | Truth, images: list[Prepared], changed: Counter[str]) 
 def _clipped(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = box
     return min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)
-
-
-def _answer(truth: Truth) -> str:
-    """The answer in a few words, to count how often each is right."""
-    match truth:
-        case GroundingTruth():
-            return f"{len(truth.boxes)} boxes"
-        case VqaTruth():
-            return truth.answers[0].strip().lower()
-        case McqTruth():
-            return truth.letter
-        case CountTruth():
-            return str(truth.value)
-        case MathTruth():
-            return truth.answer
-    raise DataError(f"no answer is known for {type(truth).__name__}")
 
 
 def _notes(sample: Sample, images: list[Prepared]) -> str | None:

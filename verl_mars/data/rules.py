@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_mars.data.faults import Problem, SampleError
-from verl_mars.data.truth import GroundingTruth, parse_truth
+from verl_mars.tasks import task_of_row
+from verl_mars.tasks.base import Task
+from verl_mars.vision.families import frame_named
 
 IMAGE_TAG = "<image>"
 MEDIA_TAG = re.compile(r"<(?:image|video|audio)>")
@@ -111,6 +113,11 @@ class RowRules:
             message = f"{found!r}, but an integer is needed: verl takes 0 for every row without one, so traces merge"
             yield Problem("index", "extra_info.index", message)
             return
+        if extra.get("coordinates") is not None:
+            try:
+                frame_named(extra["coordinates"])
+            except SampleError as error:
+                yield Problem(error.code, "extra_info.coordinates", error.problem.message)
         sizes = extra.get("image_sizes")
         if sizes is None:
             return
@@ -222,12 +229,12 @@ def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: i
 
 def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
     """The fused ground truth, and those of the sources."""
-    reward = row.get("reward_model")
-    extra = row.get("extra_info")
+    reward, extra = row.get("reward_model"), row.get("extra_info")
     extra = extra if isinstance(extra, dict) else {}
-    task = extra.get("task")
-    if not isinstance(task, str):
-        yield Problem("task", "extra_info.task", f"{task!r}, but one of grounding, vqa, mcq, count, math is needed")
+    try:
+        task = task_of_row(extra)
+    except SampleError as error:
+        yield error.problem
         return
     text = reward.get("ground_truth") if isinstance(reward, dict) else None
     yield from _truth(task, text, "reward_model.ground_truth", extra, range(images))
@@ -239,30 +246,17 @@ def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
             yield from _truth(task, source["ground_truth"], f"sources[{position}].ground_truth", extra, frames)
 
 
-def _truth(task: str, text: Any, key: str, extra: Mapping[str, Any], frames: Sequence[int]) -> Iterator[Problem]:
+def _truth(task: Task[Any], text: Any, key: str, extra: Mapping[str, Any], images: Sequence[int]) -> Iterator[Problem]:
     if not isinstance(text, str):
         yield Problem("ground_truth", key, f"{type(text).__name__}, but a JSON text is needed")
         return
+    sizes = extra.get("image_sizes")
+    if not isinstance(sizes, list) or len(sizes) < len(images) or not all(map(_is_size, sizes)):
+        sizes = None  # the rules of extra_info name what is wrong with them
     try:
-        truth = parse_truth(task, text)
+        task.read_for_row(text, key, sizes, images)
     except SampleError as error:
-        where = f"{key}: {error.problem.key}" if error.problem.key else key
-        yield Problem(error.code, where, error.problem.message)
-        return
-    if isinstance(truth, GroundingTruth):
-        yield from _frame(truth, key, extra.get("image_sizes"), frames)
-
-
-def _frame(truth: GroundingTruth, key: str, sizes: Any, frames: Sequence[int]) -> Iterator[Problem]:
-    if truth.frame not in frames:
-        message = f"image {truth.frame} is the boxes' frame, allowed: {', '.join(map(str, frames)) or 'none'}"
-        yield Problem("box", f"{key}: frame", message)
-    elif isinstance(sizes, list) and truth.frame < len(sizes) and _is_size(sizes[truth.frame]):
-        width, height = sizes[truth.frame]
-        if (width, height) != truth.size:
-            own = f"{truth.size[0]} x {truth.size[1]}"
-            message = f"the ground truth says {own}, extra_info.image_sizes {width} x {height}"
-            yield Problem("size_mismatch", f"{key}: size", message)
+        yield error.problem
 
 
 def _is_int(value: Any) -> bool:

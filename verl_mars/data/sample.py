@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from verl_mars.config import faults
 from verl_mars.data.explain import explain
-from verl_mars.data.faults import DataError, SampleError
+from verl_mars.data.faults import SampleError
 from verl_mars.data.paths import Root
-from verl_mars.data.schema import Task
-from verl_mars.data.truth import Truth
+from verl_mars.errors import UsageError
+from verl_mars.tasks.base import Truth
 
 ImageKind = Literal["auto", "depth", "intensity"]
 DepthUnit = Literal["mm", "m", "sunrgbd"]
@@ -73,7 +74,7 @@ class Sample:
     """One prompt-to-be with all its sources."""
 
     sample_id: str
-    task: Task
+    task: str
     question: str
     truth: "Boxes | Truth"
     sources: tuple[SourceSample, ...]
@@ -161,14 +162,14 @@ class Converter(ABC):
         """Options from ``key=value`` texts.
 
         Raises:
-            DataError: an unknown key or a value that does not fit, with what is allowed.
+            UsageError: an unknown key or a value that does not fit, with what is allowed.
         """
         try:
             return self.options.model_validate(given)
         except ValidationError as error:
-            problem = explain(error, "record", model=self.options).problem
+            wrong = "; ".join(fault.sentence for fault in faults(error, self.options))
             allowed = ", ".join(self.options.model_fields) or "none"
-            raise DataError(f"--set {problem.key}: {problem.message}; options of {self.name}: {allowed}") from error
+            raise UsageError(f"--set {wrong}; options of {self.name}: {allowed}") from None
 
     def describe_options(self) -> Iterator[tuple[str, str, str]]:
         """(name, default, description) of each option."""

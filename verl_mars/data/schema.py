@@ -19,13 +19,11 @@ from verl_mars.data.explain import explain
 from verl_mars.data.faults import DataError, Problem, SampleError
 from verl_mars.data.files import whole_file
 from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
+from verl_mars.vision.resize import Size
 
 ROW_GROUP_BYTES = 128 * 2**20
 """Largest row group: beyond 2 GB of nested binary data ``datasets`` cannot read the file at all."""
 ROW_GROUP_ROWS = 10_000
-
-Task = Literal["grounding", "vqa", "mcq", "count", "math"]
-Size = tuple[int, int]
 
 
 class Message(BaseModel):
@@ -77,7 +75,7 @@ class RewardModel(BaseModel):
 
     style: str = "rule"
     ground_truth: str
-    """JSON text of one of :data:`verl_mars.data.truth.TRUTHS`."""
+    """JSON text of one of of the task of :data:`verl_mars.tasks.TASKS`."""
 
 
 class ExtraInfo(BaseModel):
@@ -88,7 +86,7 @@ class ExtraInfo(BaseModel):
     index: int
     split: str
     sample_id: str
-    task: Task
+    task: str
     sources: list[str]
     image_sizes: list[Size]
     question: str | None = None

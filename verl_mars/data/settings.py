@@ -1,22 +1,23 @@
-"""What a conversion is told."""
+"""Options of ``verl-mars data convert``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from verl_mars.config import Settings, faults
 from verl_mars.data.depth import DepthEncoding
-from verl_mars.data.explain import explain
-from verl_mars.data.faults import DataError
-from verl_mars.data.length import FAMILIES
 from verl_mars.data.paths import is_unicode
 from verl_mars.data.prompts import MonoStyle, Style
+from verl_mars.errors import UsageError
+from verl_mars.vision.families import IMAGE_LIMITS
 
 
-class ConvertSettings(BaseModel):
-    """What a conversion is told."""
+class ConvertSettings(Settings):
+    """Options of ``verl-mars data convert``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=False)  # paths may be given as texts
 
     root: Path
     out: Path
@@ -55,21 +56,21 @@ def settings_from(values: dict[str, Any]) -> ConvertSettings:
     """Settings from plain values.
 
     Raises:
-        DataError: a value that is not allowed, with what is.
+        UsageError: a value that is not allowed, with what is.
     """
     try:
         settings = ConvertSettings.model_validate(values)
     except ValidationError as error:
-        problem = explain(error, "record").problem
-        raise DataError(f"--{problem.key.replace('_', '-')}: {problem.message}") from error
+        options = (replace(fault, key="--" + fault.key.replace("_", "-")) for fault in faults(error, ConvertSettings))
+        raise UsageError("\n".join(option.sentence for option in options)) from None
     for name, folder in (("root", settings.root), ("out", settings.out)):
         if not is_unicode(str(folder)):
-            raise DataError(
+            raise UsageError(
                 f"--{name} {str(folder)!r} is not UTF-8, so no row can hold a path in it; rename the folder"
             )
     low, high = settings.min_pixels, settings.max_pixels
     if low is not None and high is not None and low > high:
-        raise DataError(f"--min-pixels {low} is more than --max-pixels {high}")
-    if settings.model not in FAMILIES:
-        raise DataError(f"--model {settings.model!r} is unknown, allowed: {', '.join(FAMILIES)}")
+        raise UsageError(f"--min-pixels {low} is more than --max-pixels {high}")
+    if settings.model not in IMAGE_LIMITS:
+        raise UsageError(f"--model {settings.model!r} is unknown, allowed: {', '.join(IMAGE_LIMITS)}")
     return settings

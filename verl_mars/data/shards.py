@@ -19,6 +19,7 @@ from typing import Any
 
 from verl_mars.data.faults import DataError
 from verl_mars.data.files import TEMPORARY, file_hash, sync_folder, whole_file
+from verl_mars.errors import UsageError
 
 PROGRESS = ".progress"
 MANIFEST = "manifest.json"
@@ -185,7 +186,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"--out {folder} cannot be made: {error.strerror}") from error
+        raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_mars.data.length import FAMILIES, PromptLength
+from verl_mars.data.length import PromptLength
 from verl_mars.data.readers import as_files, row_batches
+from verl_mars.vision.families import IMAGE_LIMITS
 
 TOKEN_BIN = 256
 MAX_ANSWERS = 1000
@@ -53,7 +54,7 @@ def collect(files: Sequence[str]) -> Stats:
     """
     stats = Stats(as_files(files))
     stats.bytes = sum(os.path.getsize(file) for file in stats.files)
-    lengths = {name: PromptLength(family) for name, family in FAMILIES.items()}
+    lengths = {name: PromptLength(limits) for name, limits in IMAGE_LIMITS.items()}
     for file in stats.files:
         for batch in row_batches(file):
             for row in batch:

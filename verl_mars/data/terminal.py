@@ -1,11 +1,9 @@
-"""What ``verl-mars data`` prints: results, statistics, a bar, and errors as sentences."""
+"""The output of ``verl-mars data``: results, statistics and a progress bar."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,31 +12,7 @@ if TYPE_CHECKING:
     from verl_mars.data.stats import Stats
     from verl_mars.data.validate import ValidationReport
 
-FAULTY, USAGE, INTERRUPTED = 1, 2, 130
 _SHOWN_ANSWERS = 8
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """Errors of the data and of the disk as one sentence on stderr."""
-    from verl_mars.data.convert import TooManyRejects
-    from verl_mars.data.faults import DataError
-
-    try:
-        yield
-    except TooManyRejects as error:
-        _stop(str(error), FAULTY)
-    except DataError as error:
-        _stop(str(error), USAGE)
-    except OSError as error:
-        _stop(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), USAGE)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command again goes on where it ended", INTERRUPTED)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def console() -> "Console":

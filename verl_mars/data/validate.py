@@ -18,11 +18,12 @@ from typing import Any
 from verl_mars import _compat
 from verl_mars.data.check import CheckReport, Fault, check_files
 from verl_mars.data.faults import DataError
-from verl_mars.data.length import PromptLength, family_of
+from verl_mars.data.length import PromptLength
 from verl_mars.data.overlong import OF_ANOTHER_FORM, too_long_message, view_lengths
 from verl_mars.data.processor import load_processor, standin_processor
 from verl_mars.data.readers import row_batches
 from verl_mars.views import Mono, Row, sources_of_row
+from verl_mars.vision.resize import limits_of
 
 _MAX_LEAKS = 2_000_000
 
@@ -91,7 +92,7 @@ def validate(
     )
     report = ValidationReport(check)
     loaded = load_processor(processor) if processor is not None else standin_processor(model)
-    length = PromptLength(family_of(loaded.image_processor), loaded.tokenizer)
+    length = PromptLength(limits_of(loaded.image_processor.to_dict()), loaded.tokenizer)
     run = _Validation(report, loaded, length, max_prompt_length, max_faults)
     run.faulty = {(fault.file, fault.row) for fault in check.faults}
     run.measure()

@@ -13,14 +13,13 @@ answers in words, for N boxes up to 0.75 + 1 + 0.3 ln N (N > 1).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from verl_mars.reward import truth
-from verl_mars.reward.grounding import best_match, iou_matrix
-from verl_mars.reward.truth import Row
+from verl_mars.tasks.base import Task, Truth
+from verl_mars.tasks.grounding import GroundingTruth, best_match, iou_matrix
 
 IOU_THRESHOLD = 0.3
 DIFFICULTY = 0.3
@@ -30,15 +29,12 @@ _THINK = ("<think>", "</think>")
 _ANSWER = ("<answer>", "</answer>")
 
 
-def score(text: str, ground_truth: Any, row: Row) -> Mapping[str, Any]:
-    """Keys of the result that the authors' formula fills, for ``grounding``, ``vqa``, ``mcq`` and ``count``.
+def score(text: str, task: Task[Any], truth: Truth) -> dict[str, Any]:
+    """Keys of the result that the authors' formula fills.
 
     Raises:
-        RowError: a bad ground truth, or the task ``math``, for which the authors have no formula.
+        SampleError: a task for which the authors have no formula.
     """
-    task = row.task
-    if task == "math":
-        raise row.error("variant=authors has no formula for task 'math'; allowed: grounding, vqa, mcq, count")
     answers = _between(text, *_ANSWER)
     answer = answers[0].strip() if answers else None
     thoughts = _between(text, *_THINK)
@@ -46,16 +42,16 @@ def score(text: str, ground_truth: Any, row: Row) -> Mapping[str, Any]:
     form += 0.25 * (len(answers) == 1 and bool(answer))
     error = "" if answer is not None else "no <answer>...</answer>"
     keys: dict[str, float] = {}
-    if task == "grounding":
+    if isinstance(truth, GroundingTruth):
         form += 0.25 * (len(answers) == 1 and len(_json_blocks(answers[0].strip())) == 1)
-        true = truth.read_true_boxes(ground_truth, row)
         boxes = _read_boxes(text if answer is None else answer)
         if boxes is None:
             error = error or "no JSON list of objects in a ```json block"
-        accuracy = boxes_reward(boxes or [], true.boxes)
-        keys = {"boxes_predicted": float(len(boxes or [])), "boxes_true": float(len(true.boxes))}
+        accuracy = boxes_reward(boxes or [], truth.boxes)
+        keys = {"boxes_predicted": float(len(boxes or [])), "boxes_true": float(len(truth.boxes))}
     else:
-        accuracy = 0.0 if answer is None else words_reward(answer, published_truth(task, ground_truth, row))
+        published = task.published(truth)
+        accuracy = 0.0 if answer is None else words_reward(answer, published)
     return {
         "score": form + accuracy,
         "acc": accuracy,
@@ -71,7 +67,7 @@ def words_reward(answer: str, truth_text: str) -> float:
     return float(said in true or true in said)
 
 
-def boxes_reward(boxes: list[Any], true_boxes: list[list[float]]) -> float:
+def boxes_reward(boxes: list[Any], true_boxes: Sequence[Sequence[float]]) -> float:
     """The accuracy part of P predicted against N true boxes.
 
     ``max(0, S / N * (1 + 0.3 ln N) - min(0.5 * max(P - N, 0) / N, 1))`` with S the sum of g(IoU) = IoU above 0.3, else
@@ -88,15 +84,6 @@ def boxes_reward(boxes: list[Any], true_boxes: list[list[float]]) -> float:
     count, wanted = len(kept), len(true_boxes)
     earned *= (1.0 + DIFFICULTY * float(np.log(wanted))) / wanted
     return max(0.0, earned - min(EXCESS_FACTOR * max(count - wanted, 0) / wanted, 1.0))
-
-
-def published_truth(task: str, ground_truth: Any, row: Row) -> str:
-    """The ground truth as the authors' files hold it: a letter, or alternatives joined by "or"."""
-    if task == "mcq":
-        return truth.read_choice(ground_truth, row).letter
-    if task == "count":
-        return str(truth.read_count(ground_truth, row))
-    return " or ".join(truth.read_answers(ground_truth, row))
 
 
 def _between(text: str, left: str, right: str) -> list[str]:

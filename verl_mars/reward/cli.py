@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verl_mars.errors import UsageError
+
 if TYPE_CHECKING:
     from verl_mars.reward.authors_metric import AuthorsMetric
     from verl_mars.reward.predictions import Prediction
     from verl_mars.reward.settings import RewardSettings
 
-app = typer.Typer(
-    add_completion=False,
-    invoke_without_command=True,
-    subcommand_metavar="",
-    context_settings={"allow_interspersed_args": True},
-)
 _MAX_GROUPS = 50
 
 
-@app.callback()
 def score(
     predictions: Annotated[Path, typer.Argument(help="JSONL of responses with ground truths, or a .json list.")],
     task: Annotated[
@@ -49,25 +44,21 @@ def score(
     from rich.console import Console
 
     console = Console(soft_wrap=False)
-    try:
-        report = run(
-            predictions,
-            _settings(variant, coordinates, model, setting or []),
-            task=task,
-            rows=rows,
-            size=_size(size),
-            label=label,
-            by=tuple(by) if by else ("source", "data_source"),
-            with_authors_metric=authors_metric,
-            resamples=bootstrap,
-            seed=seed,
-            out=out,
-        )
-        if summary is not None:
-            summary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        console.print(f"[red]error[/red] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    report = run(
+        predictions,
+        _settings(variant, coordinates, model, setting or []),
+        task=task,
+        rows=rows,
+        size=_size(size),
+        label=label,
+        by=tuple(by) if by else ("source", "data_source"),
+        with_authors_metric=authors_metric,
+        resamples=bootstrap,
+        seed=seed,
+        out=out,
+    )
+    if summary is not None:
+        summary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for title, table in _tables(report):
         console.print(f"\n[bold]{_escape(title)}[/bold]", highlight=False, soft_wrap=True)
         console.print(table)
@@ -131,16 +122,18 @@ def _settings(variant: str, coordinates: str | None, model: str | None, changes:
 
     section: dict[str, Any] = {"variant": variant}
     if model is not None:
-        from verl_mars.reward.model_frame import read_model_frame
+        from verl_mars.vision.checkpoint import read_family, read_limits
+        from verl_mars.vision.families import FAMILIES
 
-        frame, limits = read_model_frame(model)
-        section |= {"coordinates": frame, "image_processor": limits}
+        section["coordinates"] = read_family(model)
+        if FAMILIES[section["coordinates"]].frame.unit == "seen":
+            section["image_processor"] = read_limits(model).model_dump()
     if coordinates is not None:
         section["coordinates"] = coordinates
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {change!r}: KEY=VALUE is needed, as think_in_prompt=true")
+            raise UsageError(f"--set {change!r}: KEY=VALUE is needed, as think_in_prompt=true")
         try:
             section[key.strip()] = json.loads(value)
         except ValueError:
@@ -153,22 +146,22 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f"--size {text!r}: WIDTHxHEIGHT in pixels is needed, as 1280x1024")
+        raise UsageError(f"--size {text!r}: WIDTHxHEIGHT in pixels is needed, as 1280x1024")
     return int(width), int(height)
 
 
 def _authors(task: str, lines: "Sequence[Prediction]") -> dict[str, Any]:
     """Their metric of the lines of one task, and how many rows it leaves out."""
-    from verl_mars.reward.authors import published_truth
     from verl_mars.reward.authors_metric import grounding_metric, words_metric
-    from verl_mars.reward.truth import Row, read_true_boxes
+    from verl_mars.tasks import task_named
 
-    rows = [(line, Row(line.fields.get("data_source"), line.extra_info)) for line in lines]
+    kind = task_named(task)
+    rows = [(line.response, kind.read(line.ground_truth)) for line in lines]
     metric: AuthorsMetric
     if task == "grounding":
-        metric = grounding_metric((line.response, read_true_boxes(line.ground_truth, row).boxes) for line, row in rows)
+        metric = grounding_metric((response, truth.boxes) for response, truth in rows)
     else:
-        metric = words_metric((line.response, published_truth(task, line.ground_truth, row)) for line, row in rows)
+        metric = words_metric((response, kind.published(truth)) for response, truth in rows)
     return {
         "accuracy": metric.accuracy,
         "accuracy_of_all_rows": metric.accuracy_of_all,

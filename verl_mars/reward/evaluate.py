@@ -12,14 +12,15 @@ Every metric is a ratio of two sums over rows, so that a resampled data set cost
 | ``mean abs error`` | count | over the rows with a number |
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from verl_mars.tasks import task_named
+from verl_mars.tasks.base import Floats, Ratio, column
+
 Result = Mapping[str, Any]
 CONFIDENCE = 0.95
 _CHUNK = 4_000_000  # resampled weights held at a time
@@ -83,36 +84,13 @@ def grouped(
     return [metrics_of(task, members[name], name, resamples, seed) for name in names]
 
 
-def _ratios(task: str, results: Sequence[Result]) -> dict[str, tuple[Floats, Floats]]:
-    """Metric -> per-row (numerator, denominator)."""
+def _ratios(task: str, results: Sequence[Result]) -> dict[str, Ratio]:
     ones = np.ones(len(results))
-
-    def column(read: Callable[[Result], Any]) -> Floats:
-        return np.array([read(result) for result in results], dtype=np.float64)
-
-    def key(name: str) -> Floats:
-        return column(lambda result: result[name] if result[name] is not None else 0.0)
-
-    ratios = {"acc": (key("acc"), ones)}
-    if task == "grounding" and results[0]["iou"] is not None:
-        iou, predicted, true = key("iou"), key("boxes_predicted"), key("boxes_true")
-        found = np.round(key("precision") * predicted)
-        ratios |= {
-            "accuracy@0.5": ((iou > 0.5).astype(np.float64), ones),
-            "mIoU": (iou, ones),
-            "precision": (found, predicted),
-            "recall": (found, true),
-            "F1": (2.0 * found, predicted + true),
-        }
-    if task == "count":
-        named = column(lambda result: result["abs_error"] is not None)
-        ratios["mean abs error"] = (key("abs_error"), named)
-    return ratios | {name: (key(name), ones) for name in ("score", "format", "answered")}
+    ratios = {"acc": (column(results, "acc"), ones), **task_named(task).metrics(results)}
+    return ratios | {name: (column(results, name), ones) for name in ("score", "format", "answered")}
 
 
-def _intervals(
-    ratios: dict[str, tuple[Floats, Floats]], rows: int, resamples: int, seed: int
-) -> dict[str, tuple[float, float]]:
+def _intervals(ratios: dict[str, Ratio], rows: int, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """Percentile intervals; a resample in which a metric has no denominator is left out for it."""
     if resamples <= 0 or not ratios:
         return {}

@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.utils.fs import copy_to_local
 
-from verl_mars.reward.model_frame import read_model_frame
+from verl_mars.errors import RowError
 from verl_mars.reward.score import score_response
-from verl_mars.reward.settings import Coordinates, RewardSettings
-from verl_mars.reward.truth import RowError
+from verl_mars.reward.settings import RewardSettings
+from verl_mars.tasks.grounding import Grounding
+from verl_mars.vision.checkpoint import read_family, read_limits
+from verl_mars.vision.families import FAMILIES
 
 
 class MarsRewardManager(RewardManagerBase):
@@ -84,10 +85,8 @@ class MarsRewardManager(RewardManagerBase):
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         extra_info = dict(fields.get("extra_info") or {})
         settings = self.settings
-        if extra_info.get("task") == "grounding" and settings.variant == "mars":
-            frame, settings = self._box_settings
-            if extra_info.get("coordinates") is None:
-                extra_info["coordinates"] = frame
+        if extra_info.get("task") == Grounding.name and settings.variant == "mars":
+            settings = self._with_frame(extra_info)
         return score_response(
             fields["data_source"], text, _ground_truth(fields), extra_info, settings, truncated=truncated
         )
@@ -118,15 +117,27 @@ class MarsRewardManager(RewardManagerBase):
         limit = self.config.actor_rollout_ref.rollout.response_length
         return len(ids) >= limit and int(ids[-1]) not in self._stop_ids
 
+    def _with_frame(self, extra_info: dict[str, Any]) -> RewardSettings:
+        """Fill in the frame of boxes, if neither the run nor the row names one; the settings with the image limits."""
+        if self.settings.coordinates is None and extra_info.get("coordinates") is None:
+            extra_info["coordinates"] = self._family
+        family = FAMILIES.get(self.settings.coordinates or extra_info["coordinates"])
+        if self.settings.image_processor is not None or family is None or family.frame.unit != "seen":
+            return self.settings
+        return self._settings_with_limits
+
     @cached_property
-    def _box_settings(self) -> tuple[Coordinates, RewardSettings]:
-        """The frame of the model's boxes, and the settings with the model's image processor; read at the first use."""
+    def _family(self) -> str:
         path = self.config.actor_rollout_ref.model.path
-        frame, limits = read_model_frame(copy_to_local(path), self.config.data.get("mm_processor_kwargs"))
-        limits = self.settings.image_processor or limits
-        said = self.settings.coordinates or frame
-        print(f"reward manager mars: boxes are read as {said!r} ({limits}), unless a row says otherwise; model {path}")
-        return frame, self.settings.model_copy(update={"image_processor": limits})
+        name = read_family(copy_to_local(path))
+        print(f"reward manager mars: boxes are read as {name!r}, unless a row says otherwise; model {path}")
+        return name
+
+    @cached_property
+    def _settings_with_limits(self) -> RewardSettings:
+        path = copy_to_local(self.config.actor_rollout_ref.model.path)
+        limits = read_limits(path, self.config.data.get("mm_processor_kwargs"))
+        return self.settings.model_copy(update={"image_processor": limits})
 
 
 def read_settings(config: Any) -> RewardSettings:
@@ -135,13 +146,7 @@ def read_settings(config: Any) -> RewardSettings:
     Raises:
         ValueError: an unknown key or an impossible value.
     """
-    section = config.reward.get("reward_kwargs")
-    if section is None:
-        return RewardSettings()
-    plain = OmegaConf.to_container(section, resolve=True) if OmegaConf.is_config(section) else section
-    if not isinstance(plain, Mapping):
-        raise ValueError(f"reward.reward_kwargs must be a mapping of settings, got {plain!r}")
-    return RewardSettings.read({str(key): value for key, value in plain.items()})
+    return RewardSettings.from_mapping(config.reward.get("reward_kwargs"), "reward.reward_kwargs")
 
 
 def overlong_penalty(length: int, settings: RewardSettings) -> float | None:

@@ -14,19 +14,18 @@ truths: a list of boxes; "three or 3"; a letter, with the choices in ``choices``
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_mars.reward.words import as_number, normal_form, tidy
+from verl_mars.tasks import task_named
+from verl_mars.tasks.base import Hints
+from verl_mars.vision.resize import Size
 
 _MAX_LINE = 10_000_000
 _RESPONSES = ("response", "output", "content")
 _TRUTHS = ("ground_truth", "gts")
-_CHOICES = re.compile(r"\[([^\[\]]{1,2000})\]")
-_LETTERED = re.compile(r"(?:^|, ?)([A-Z])\. ?")
 
 
 class PredictionError(ValueError):
@@ -51,7 +50,7 @@ class Defaults:
 
     task: str | None = None
     label: str = "object"
-    size: tuple[int, int] | None = None
+    size: Size | None = None
 
 
 def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -> list[Prediction]:
@@ -166,10 +165,17 @@ def _prediction(
     used = {*_RESPONSES, *_TRUTHS, "extra_info"}
     fields = {key: entry for key, entry in {**info, **lender, **value}.items() if key not in used}
     try:
-        truth = plain_truth(task, truth, defaults.label, value.get("choices"), fields.get("question"))
+        hints = Hints(defaults.label, _first_size(info), value.get("choices"), fields.get("question"))
+        truth = plain_truth(task, truth, hints)
     except ValueError as error:
         raise PredictionError(f"{where}: {error}") from None
     return Prediction(number, response, truth, info, fields)
+
+
+def _first_size(info: Mapping[str, Any]) -> Size | None:
+    """Size of the first image, if the row has a list of sizes; what stands in it is checked with the ground truth."""
+    sizes = info.get("image_sizes")
+    return sizes[0] if isinstance(sizes, list) and sizes else None
 
 
 def _text_of(content: Any) -> str:
@@ -182,56 +188,12 @@ def _text_of(content: Any) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-def plain_truth(task: str, truth: Any, label: str, choices: Any = None, question: Any = None) -> Any:
+def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
     """A ground truth in the form of a row; one that is in that form already (JSON object) stays as it is.
 
     Raises:
-        ValueError: a letter without choices, or a count without a number.
+        ValueError: an unknown task, a letter without choices, a count without a number.
     """
     if isinstance(truth, Mapping) or (isinstance(truth, str) and truth.lstrip().startswith("{")):
         return truth
-    if task == "grounding" and isinstance(truth, list):
-        return {"boxes": truth, "labels": [label] * len(truth)}
-    if task == "vqa":
-        return {"answers": alternatives(truth) if isinstance(truth, str) else truth}
-    if task == "math":
-        return {"answer": truth}
-    if task == "count":
-        return {"value": _count_of(truth)}
-    if task == "mcq" and isinstance(truth, str):
-        texts = choices if isinstance(choices, list) else choices_in(question if isinstance(question, str) else "")
-        letter = truth.strip().strip("().").upper()
-        position = ord(letter) - ord("A") if len(letter) == 1 else -1
-        if not 0 <= position < len(texts):
-            raise ValueError(
-                f"ground truth {truth!r} names none of {len(texts)} choices; give the choices as `choices` in the "
-                "line, or the questions with --rows"
-            )
-        return {"letter": letter, "text": texts[position], "choices": texts}
-    return truth
-
-
-def alternatives(text: str) -> list[str]:
-    """ "three or 3" as two answers, as the published files mean it."""
-    return [part.strip() for part in text.split(" or ") if part.strip()] or [text]
-
-
-def choices_in(question: str) -> list[str]:
-    """The choices of "... [A. not the same, B. Travel, ...]"; empty where there is no such list from A on."""
-    for match in reversed(list(_CHOICES.finditer(question))):
-        inside = match.group(1)
-        marks = list(_LETTERED.finditer(inside))
-        if [mark.group(1) for mark in marks] == [chr(ord("A") + i) for i in range(len(marks))] and len(marks) > 1:
-            ends = [mark.start() for mark in marks[1:]] + [len(inside)]
-            return [inside[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
-    return []
-
-
-def _count_of(truth: Any) -> Any:
-    if not isinstance(truth, str):
-        return truth
-    numbers = {as_number(normal_form(tidy(part))) for part in alternatives(truth)}
-    number = numbers.pop() if len(numbers) == 1 else None
-    if number is None or number != int(number):
-        raise ValueError(f"ground truth {truth!r} is not one whole number")
-    return int(number)
+    return task_named(task).from_plain(truth, hints)

@@ -1,36 +1,20 @@
 """``compute_score``: one response, its ground truth, its row; out comes a dictionary with fixed keys."""
 
-import importlib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from verl_mars.reward.answer import read_response, untagged_answer
+from verl_mars.errors import RowError, SampleError
+from verl_mars.reward.response import read_response, untagged_answer
 from verl_mars.reward.settings import RewardSettings, from_kwargs
-from verl_mars.reward.truth import Row
-from verl_mars.reward.verdict import Scorer
+from verl_mars.tasks import TASKS, task_of_row
 
 KEYS = (
-    "score",
-    "acc",
-    "format",
-    "error",
-    "pred",
-    "answered",
-    "truncated",
-    "iou",
-    "precision",
-    "recall",
-    "f1",
-    "boxes_predicted",
-    "boxes_true",
-    "abs_error",
+    *("score", "acc", "format", "error", "pred", "answered", "truncated"),
+    *(key for task in TASKS.values() for key in task.keys),
 )
 """Every result has all of them; those of another task are None, which verl leaves out of its means. verl takes the
 keys of a batch's first row for all, so rows of different tasks must have the same."""
 
-_WEIGHTS = {"grounding": (4.0 / 7.0, 3.0 / 7.0)}  # 1 : 0.75
-_OTHER_WEIGHTS = (2.0 / 3.0, 1.0 / 3.0)  # 1 : 0.5
 _FROM_VERL = ("reward_router_address", "reward_model_tokenizer")  # what verl's managers pass when a reward model runs
 _MAX_TEXT = 200
 
@@ -49,10 +33,10 @@ def compute_score(
     Args:
         data_source: the row's data source; used in errors only.
         solution_str: the decoded response.
-        ground_truth: JSON string (or the mapping itself) of the task's form, see :mod:`verl_mars.reward.truth`.
-        extra_info: the row's; ``task`` is needed. ``coordinates`` (frame of the boxes of answers: ``pixel``,
-            ``qwen2_5_vl``, ``qwen3_vl``; default ``pixel``), ``image_sizes`` and ``seen_sizes`` (the images as the
-            model saw them, where the usual path of verl was not taken) serve ``grounding``.
+        ground_truth: JSON string (or the mapping itself) of the task's form, see :mod:`verl_mars.tasks`.
+        extra_info: the row's; ``task`` is needed. ``coordinates`` (frame of the boxes of answers: ``pixel``, the
+            default, or a key of :data:`verl_mars.vision.families.FAMILIES`), ``image_sizes`` and ``seen_sizes`` (the
+            images as the model saw them, where the usual path of verl was not taken) serve ``grounding``.
         truncated: the response was cut off at its largest length; its form is then not kept.
         settings: fields of :class:`~verl_mars.reward.settings.RewardSettings`.
 
@@ -80,26 +64,36 @@ def score_response(
     truncated: bool = False,
 ) -> dict[str, Any]:
     """:func:`compute_score` with settings that were read before."""
-    row = Row(data_source, extra_info or {})
-    task = row.task
-    text = text if isinstance(text, str) else ""
+    info = extra_info or {}
+    try:
+        return _score(text if isinstance(text, str) else "", ground_truth, info, settings, truncated)
+    except SampleError as error:
+        parts = [f"data source {str(data_source)!r}"]
+        parts += [f"{key} {info[key]!r}" for key in ("split", "index", "sample_id") if info.get(key) is not None]
+        if info.get("index") is None:
+            parts.append("no index")
+        raise RowError(f"row ({', '.join(parts)}): {error}") from None
+
+
+def _score(
+    text: str, ground_truth: Any, info: Mapping[str, Any], settings: RewardSettings, truncated: bool
+) -> dict[str, Any]:
+    task = task_of_row(info)
+    truth = task.read_for_row(ground_truth, "reward_model.ground_truth", info.get("image_sizes"))
     result: dict[str, Any] = dict.fromkeys(KEYS)
     result["truncated"] = float(truncated)
     if settings.variant == "authors":
         from verl_mars.reward import authors
 
-        result |= authors.score(text, ground_truth, row)
-        return result
+        return result | authors.score(text, task, truth)
 
     response = read_response(text, settings.think_in_prompt)
     answer, answer_ok = response.answer, response.answer_ok
     if answer is None and settings.answer_tags == "optional":
         answer = untagged_answer(text, response)
-    if answer is None and task == "math":
-        from verl_mars.reward.math import boxed_answer
-
-        answer, answer_ok = boxed_answer(text, response)
-    verdict = _scorer(task)(answer or None, ground_truth, row, settings)
+    if answer is None and response.thought_end >= 0:
+        answer, answer_ok = task.untagged(text[response.thought_end :])
+    verdict = task.score(answer or "", truth, info, settings)
     parts = (response.think_ok, answer_ok, *verdict.form)
     form = 0.0 if truncated else sum(parts) / len(parts)
     error = verdict.error
@@ -107,9 +101,9 @@ def score_response(
         error = "the thought is never closed" if response.thought_end < 0 else "no <answer>...</answer>"
     elif not answer:
         error = "the answer is blank"
-    accuracy_weight, format_weight = weights(task, settings)
-    result.update(verdict.extra)
-    result |= {
+    accuracy_weight, format_weight = settings.weights or task.weights
+    result.update(verdict.details)
+    return result | {
         "score": accuracy_weight * verdict.acc + format_weight * form,
         "acc": verdict.acc,
         "format": form,
@@ -117,21 +111,6 @@ def score_response(
         "pred": verdict.pred if verdict.pred is None else _clean(verdict.pred),
         "answered": float(not error),
     }
-    return result
-
-
-def weights(task: str, settings: RewardSettings) -> tuple[float, float]:
-    """(accuracy, format) weights of a task."""
-    if settings.accuracy_weight is not None and settings.format_weight is not None:
-        return settings.accuracy_weight, settings.format_weight
-    return _WEIGHTS.get(task, _OTHER_WEIGHTS)
-
-
-@cache
-def _scorer(task: str) -> Scorer:
-    """The scorer of a task, in the module of the same name; imported when it is first needed."""
-    scorer: Scorer = importlib.import_module(f"verl_mars.reward.{task}").score
-    return scorer
 
 
 def _clean(text: str) -> str:

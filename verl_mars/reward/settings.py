@@ -4,35 +4,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-Coordinates = Literal["pixel", "qwen2_5_vl", "qwen3_vl"]
-
-
-class ImageLimits(BaseModel):
-    """How verl's path resizes an image before a Qwen2.5-VL model sees it (see :mod:`verl_mars.reward.coordinates`).
-
-    The defaults are those that Qwen2.5-VL is published with. The manager takes them from the model's own files.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    patch_size: int = Field(default=14, ge=1, le=256)
-    merge_size: int = Field(default=2, ge=1, le=16)
-    min_pixels: int = Field(default=56 * 56, ge=1)
-    max_pixels: int = Field(default=28 * 28 * 16384, ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ImageLimits":
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
-        return self
+from verl_mars.config import Settings
+from verl_mars.tasks.base import ScoringSettings
 
 
-class OverlongBuffer(BaseModel):
+class OverlongBuffer(Settings):
     """DAPO's soft overlong punishment, with the keys and the meaning of verl's ``dapo`` manager."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enable: bool = False
     len: int = Field(default=0, ge=0)
@@ -40,10 +19,8 @@ class OverlongBuffer(BaseModel):
     log: bool = False
 
 
-class RewardSettings(BaseModel):
+class RewardSettings(ScoringSettings):
     """How answers are read and weighed. The same settings hold for every row of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Literal["mars", "authors"] = "mars"
     """``authors``: the published formulas of the MARS authors, for comparison (:mod:`verl_mars.reward.authors`)."""
@@ -53,23 +30,11 @@ class RewardSettings(BaseModel):
     """``score = accuracy_weight * acc + format_weight * format``. Both or neither. Neither: the authors' proportions
     (grounding 1 : 0.75, everything else 1 : 0.5) scaled so that a perfect answer scores 1."""
 
-    coordinates: Coordinates | None = None
-    """The frame of an answer's boxes. Overrides ``extra_info["coordinates"]`` and the model's own."""
-
-    image_processor: ImageLimits | None = None
-    """The model's image processor, for ``qwen2_5_vl``. Overrides what the model's files say."""
-
     answer_tags: Literal["required", "optional"] = "required"
     """``optional``: where a response has no ``<answer>`` at all, what follows its thought is the answer."""
 
     think_in_prompt: bool = False
     """The prompt ends in ``<think>``, so a response starts inside its thought."""
-
-    iou_threshold: float = Field(default=0.3, ge=0, lt=1, allow_inf_nan=False)
-    """A matched pair of boxes earns its IoU only above this."""
-
-    math_timeout_seconds: float = Field(default=1.0, gt=0, le=60, allow_inf_nan=False)
-    """An expression that math-verify cannot settle in this time counts as wrong, and says so."""
 
     overlong_buffer_cfg: OverlongBuffer | None = None
     max_resp_len: int | None = Field(default=None, ge=1)
@@ -98,6 +63,13 @@ class RewardSettings(BaseModel):
                 raise ValueError(f"max_resp_len ({self.max_resp_len}) is below overlong_buffer_cfg.len ({buffer.len})")
         return self
 
+    @property
+    def weights(self) -> tuple[float, float] | None:
+        """(accuracy, format) where they are set; None: those of the task."""
+        if self.accuracy_weight is None or self.format_weight is None:
+            return None
+        return self.accuracy_weight, self.format_weight
+
     @classmethod
     def read(cls, section: Mapping[str, Any] | None, where: str = "reward.reward_kwargs") -> "RewardSettings":
         """Settings from a plain mapping.
@@ -105,21 +77,7 @@ class RewardSettings(BaseModel):
         Raises:
             ValueError: an unknown key or an impossible value; one line per fault, each naming ``where`` and the key.
         """
-        if not section:
-            return DEFAULTS
-        try:
-            return cls(**section)
-        except ValidationError as error:
-            raise ValueError("\n".join(_sentence(fault, where) for fault in error.errors())) from None
-
-
-def _sentence(fault: Any, where: str) -> str:
-    key = ".".join([where, *(str(part) for part in fault["loc"])])
-    if fault["type"] == "extra_forbidden":
-        allowed = ", ".join(sorted(RewardSettings.model_fields))
-        return f"{key} is not a setting of the rewards; {where} may hold: {allowed}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if not fault["loc"] else f"{key} = {fault['input']!r}: {message}"
+        return cls.from_mapping(section, where) if section else DEFAULTS
 
 
 DEFAULTS = RewardSettings()

@@ -6,16 +6,14 @@ The training is an ordinary run of verl in a process of its own, with a recipe o
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +21,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
+from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
 RECIPES: Mapping[str, str] = {
     "mars": "toy_mars_grpo",
@@ -39,7 +39,7 @@ _LAST_LINES = 40
 _POLL_SECONDS = 0.5
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError):
     """The training did not end as it should; the message has the last lines of its log."""
 
 
@@ -58,7 +58,7 @@ def demo(
     DemoError when the training fails.
     """
     if algorithm not in RECIPES:
-        raise ValueError(f"unknown algorithm {algorithm!r}; allowed: {sorted(RECIPES)}")
+        raise UsageError(f"unknown algorithm {algorithm!r}; allowed: {sorted(RECIPES)}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     console, folder = Console(), Path(out).resolve()
@@ -69,7 +69,7 @@ def demo(
         paths = prepare(track, seed)
     from verl_mars.toy.evaluate import evaluate, latest_checkpoint, read_heldout
     from verl_mars.toy.pictures import draw_curve, draw_samples
-    from verl_mars.toy.report import Run, read_metrics, summarize, table, write_summary
+    from verl_mars.toy.report import Run, summarize, table, write_summary
 
     heldout = read_heldout(paths.heldout_file)
     with _timed(seconds, "evaluate"), console.status(f"evaluating the warm start on {len(heldout)} scenes"):
@@ -100,20 +100,9 @@ def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, 
     metrics_file, log_file = folder / "metrics.jsonl", folder / "train.log"
     metrics_file.unlink(missing_ok=True)
     command = training_command(paths, folder, steps, seed, algorithm)
-    environment = dict(os.environ, VERL_FILE_LOGGER_PATH=str(metrics_file), RAY_USAGE_STATS_ENABLED="0")
-    environment.setdefault("RAY_raylet_start_wait_time_s", "120")  # Ray's 30 are too few on a busy machine
-    with open(log_file, "w", encoding="utf-8") as log:
-        log.write(shlex.join(command) + "\n")
-        log.flush()
-        # A session of its own, so that it can be ended with everything that it started.
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        try:
-            with _terminated_as_exit():
-                stalled = _watch(process, metrics_file, steps, console)
-        finally:
-            _end(process)
+    log_file.write_text(shlex.join(command) + "\n", encoding="utf-8")
+    with started(command, Path.cwd(), log_file, environment(metrics_file)) as process, _terminated_as_exit():
+        stalled = _watch(process, metrics_file, steps, console)
     if stalled:
         raise DemoError(_failure(f"training reported no step for {STALLED_SECONDS:.0f} seconds", log_file))
     if process.returncode != 0:
@@ -142,8 +131,7 @@ def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algor
         "trainer.rollout_data_dir": folder / "rollouts",
         "hydra.run.dir": folder / "hydra",
     }
-    main = [sys.executable, "-m", "verl.trainer.main_ppo", f"--config-name={RECIPES[algorithm]}"]
-    return main + [f"{key}={_hydra(value)}" for key, value in overrides.items()]
+    return command_line(RECIPES[algorithm], [f"{key}={_hydra(value)}" for key, value in overrides.items()])
 
 
 def _hydra(value: Any) -> str:
@@ -156,8 +144,6 @@ def _hydra(value: Any) -> str:
 
 def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, console: Console) -> bool:
     """Show the steps as they are reported until the process ends. True when it stalled."""
-    from verl_mars.toy.report import read_metrics
-
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -190,19 +176,6 @@ def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, con
 def _numbers(step: Mapping[str, float]) -> str:
     parts = {"reward {:.2f}": "critic/score/mean", "information gain {:+.2f}": "mars/info_gain"}
     return ", ".join(text.format(step[name]) for text, name in parts.items() if name in step)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that is still in its process group; Ray's own processes end with their driver."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            pass  # it did not listen
-    with suppress(ProcessLookupError):  # nothing of the group is left
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _failure(what: str, log_file: Path) -> str:

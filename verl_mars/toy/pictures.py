@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from verl_mars.reward import compute_score
 from verl_mars.toy.evaluate import FUSED, Evaluation
-from verl_mars.toy.report import Metrics
+from verl_mars.toy.runs import Metrics
 from verl_mars.toy.scoring import parse_answer
 from verl_mars.toy.world import COMPLEMENTARY, CONFLICTING, DOMINANT, REDUNDANT
 

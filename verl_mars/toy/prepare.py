@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from verl_mars.errors import UsageError
 from verl_mars.toy import world
 
 VERSION = 3  # raise it when files of the same configuration come out different
@@ -60,7 +61,7 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
     from verl_mars.toy.warmstart import TRACKS
 
     if track not in TRACKS:
-        raise ValueError(f"unknown toy track {track!r}; allowed: {sorted(TRACKS)}")
+        raise UsageError(f"unknown toy track {track!r}; allowed: {sorted(TRACKS)}")
     config = {"version": VERSION, "track": track, "seed": seed, "threads": THREADS, "recipe": asdict(TRACKS[track])}
     config["splits"] = {split: [count, dict(mix)] for split, (count, mix) in SPLITS.items()}
     text = json.dumps(config, sort_keys=True, default=dict)

@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 
 from verl_mars.toy.evaluate import FUSED, Evaluation
+from verl_mars.toy.runs import Metrics
 
 
 @dataclass(frozen=True)
@@ -25,45 +26,6 @@ class Run:
     steps: int
     seconds: Mapping[str, float]
     """Phase -> wall-clock seconds."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Metrics of a training by step, as verl's file logger wrote them. `series` leaves out steps without the metric."""
-
-    steps: Mapping[int, Mapping[str, float]]
-
-    def series(self, name: str) -> tuple[list[int], list[float]]:
-        pairs = [(step, data[name]) for step, data in sorted(self.steps.items()) if name in data]
-        return [step for step, _ in pairs], [value for _, value in pairs]
-
-    def under(self, prefix: str) -> list[str]:
-        """What follows `prefix` in the names of the metrics, sorted."""
-        names = {name for data in self.steps.values() for name in data if name.startswith(prefix)}
-        return sorted(name.removeprefix(prefix) for name in names)
-
-
-def read_metrics(file: Path, partial: bool = False) -> Metrics:
-    """Read a JSONL file of verl's file logger: lines `{"step": int, "data": {name: number}}`.
-
-    `partial`: the file is still being written; a last line that is not whole is left for later. Raises ValueError
-    naming the line for anything else that is not such a line.
-    """
-    text = file.read_text(encoding="utf-8")
-    lines = text.split("\n")
-    unfinished = lines.pop()  # what follows the last newline: nothing, unless a line is being written
-    if unfinished and not partial:
-        lines.append(unfinished)
-    steps: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            step, data = entry["step"], entry["data"]
-            numbers = {name: float(value) for name, value in data.items() if isinstance(value, int | float)}
-            steps.setdefault(int(step), {}).update(numbers)
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f'{file}, line {number}: not a line {{"step": .., "data": {{..}}}} of metrics') from error
-    return Metrics(steps)
 
 
 def summarize(run: Run, before: Evaluation, after: Evaluation, metrics: Metrics) -> dict[str, Any]:

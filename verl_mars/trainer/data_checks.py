@@ -40,15 +40,15 @@ def length_faults(config: DictConfig, processor: Any) -> list[str]:
         config: a run's; its data have no fault that :func:`data_faults` tells.
         processor: the model's.
     """
-    from verl_mars.data.length import family_of
     from verl_mars.data.overlong import find_long_prompts
+    from verl_mars.vision.resize import limits_of
 
     settings = MarsSettings.from_algorithm(config.algorithm)
     if not settings.check_data or why_lengths_are_not_known(config, processor) is not None:
         return []
     found = find_long_prompts(
         training_files(config),
-        family_of(processor.image_processor),
+        limits_of(processor.image_processor.to_dict()),
         processor.tokenizer,
         config.data.max_prompt_length,
         mono=settings.mono_prompt,

@@ -15,20 +15,13 @@ from verl_mars.data.check import check_files
 from verl_mars.data.cli import find_converter
 from verl_mars.data.convert import convert
 from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import (
-    FAMILIES,
-    PromptLength,
-    _first_resize,
-    _second_resize,
-    family_of,
-    load_tokenizer,
-    seen_size,
-    visual_tokens,
-)
+from verl_mars.data.length import PromptLength, load_tokenizer
 from verl_mars.data.processor import load_processor
 from verl_mars.data.schema import arrow_schema, write_rows
 from verl_mars.data.settings import settings_from
 from verl_mars.data.validate import validate
+from verl_mars.vision.families import IMAGE_LIMITS
+from verl_mars.vision.resize import _resized, limits_of, seen_size, visual_tokens
 
 # What passes loads
 
@@ -114,12 +107,13 @@ def test_resizes_are_those_of_the_two_libraries():
         height, width = (int(10 ** draw.uniform(0.5, 4)) for _ in range(2))
         low = draw.choice([4 * factor**2, 65_536, 200_000])
         high = low * draw.choice([1, 2, 10, 100, 4096])
-        for theirs, ours in ((first, _first_resize), (second, _second_resize)):
+        for theirs, least_rounded, least_shrunk in ((first, factor, 0), (second, 0, factor)):
             if max(height, width) / min(height, width) > 200:
                 with pytest.raises(ValueError):
                     theirs(height, width, factor, low, high)
                 continue
-            assert ours(height, width, factor, low, high) == theirs(height, width, factor, low, high)
+            ours = _resized(height, width, factor, low, high, least_rounded=least_rounded, least_shrunk=least_shrunk)
+            assert ours == theirs(height, width, factor, low, high)
             compared += 1
     assert compared > 20_000
 
@@ -127,8 +121,8 @@ def test_resizes_are_those_of_the_two_libraries():
 def test_lengths_are_those_of_the_real_processors(both, tmp_path, stock, make_row):
     """Both resizes, over sizes that meet every branch, with and without limits of the image's own."""
     family, own = both
-    model = family_of(own.image_processor)
-    assert model == FAMILIES[family]
+    model = limits_of(own.image_processor.to_dict())
+    assert model == IMAGE_LIMITS[family]
     length = PromptLength(model, own.tokenizer)
     draw = random.Random(1)
     sizes = [(1280, 1024), (56, 56), (20, 300), (1000, 14), (31, 47), (640, 512), (3000, 20)]
@@ -157,15 +151,15 @@ def test_lengths_are_those_of_the_real_processors(both, tmp_path, stock, make_ro
         shown = images_of(dataset, row)
         grid = own.image_processor(shown)["image_grid_thw"][0]
         width, height = seen_size(size, model, *limits)
-        assert (int(grid[1]) * model.patch, int(grid[2]) * model.patch) == (height, width)
-        assert visual_tokens(size, model, *limits) == int(grid.prod()) // model.merge**2 + 2
+        assert (int(grid[1]) * model.patch_size, int(grid[2]) * model.patch_size) == (height, width)
+        assert visual_tokens(size, model, *limits) == int(grid.prod()) // model.merge_size**2 + 2
 
 
 def test_the_text_of_a_checkpoints_tokenizer_is_counted_exactly(processor, tmp_path, make_row):
     processor.save_pretrained(tmp_path / "checkpoint")
     tokenizer = load_tokenizer(str(tmp_path / "checkpoint"))
-    length = PromptLength(FAMILIES["qwen2_5_vl"], tokenizer)
-    bound = PromptLength(FAMILIES["qwen2_5_vl"])
+    length = PromptLength(IMAGE_LIMITS["qwen2_5_vl"], tokenizer)
+    bound = PromptLength(IMAGE_LIMITS["qwen2_5_vl"])
     chat = make_row(0)["prompt"]
     assert length(chat, [(96, 64)] * 2) < bound(chat, [(96, 64)] * 2)
     write_rows(tmp_path / "a.parquet", [make_row(0)])
@@ -187,13 +181,13 @@ def test_the_text_of_a_checkpoints_tokenizer_is_counted_exactly(processor, tmp_p
 
 
 def test_a_computed_length_that_is_wrong_would_be_told(tmp_path, make_row, monkeypatch):
-    from verl_mars.data import length as module
+    from verl_mars.vision import resize
 
     write_rows(tmp_path / "a.parquet", [make_row(0)])
-    monkeypatch.setattr(module, "_first_resize", lambda height, width, *_: (height // 28 * 28 + 28, width // 28 * 28))
-    module.visual_tokens.cache_clear()
+    monkeypatch.setattr(resize, "seen_size", lambda size, *_: (size[0] // 28 * 28 + 28, size[1] // 28 * 28))
+    visual_tokens.cache_clear()
     report = faults(str(tmp_path / "a.parquet"))
-    module.visual_tokens.cache_clear()
+    visual_tokens.cache_clear()
     assert report.counts["length"] == 1
 
 

@@ -18,13 +18,11 @@ from verl_mars.data.check import check_files
 from verl_mars.data.cli import find_converter
 from verl_mars.data.convert import convert
 from verl_mars.data.faults import DataError
-from verl_mars.data.length import (
-    FAMILIES,
-    PromptLength,
-)
+from verl_mars.data.length import PromptLength
 from verl_mars.data.processor import standin_processor
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema
 from verl_mars.data.settings import settings_from
+from verl_mars.vision.families import IMAGE_LIMITS
 
 # Silence: images that the model does not see
 
@@ -183,7 +181,7 @@ def test_verls_patch_size_is_not_qwen3s(tmp_path, make_row, stock):
     stocks = stock(file, processor=own, image_patch_size=14), stock(file, processor=own, image_patch_size=16)
     filtered, rolled_out = (tokens_of(dataset, dataset[0], own) for dataset in stocks)
     assert filtered != rolled_out  # stock verl: the filter counts other tokens than the agent loop
-    assert PromptLength(FAMILIES["qwen3_vl"], own.tokenizer)(row["prompt"], [(600, 330)] * 2) == rolled_out
+    assert PromptLength(IMAGE_LIMITS["qwen3_vl"], own.tokenizer)(row["prompt"], [(600, 330)] * 2) == rolled_out
     root = raw_sets.make("llvip", tmp_path / "raw")
     result = convert(
         find_converter("llvip"), settings_from({"root": root, "out": tmp_path / "out", "model": "qwen3_vl"})

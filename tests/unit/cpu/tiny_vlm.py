@@ -2,9 +2,9 @@
 
 import torch
 
-from verl_mars.cpu.torchvision_ops import define_missing_ops
+from verl_mars._compat import define_missing_torchvision_ops
 
-define_missing_ops()  # before anything of transformers looks for torchvision
+define_missing_torchvision_ops()  # before anything of transformers looks for torchvision
 
 IMAGE, END, PAD, VOCABULARY = 3, 2, 0, 67
 

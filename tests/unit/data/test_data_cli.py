@@ -1,19 +1,18 @@
-"""The command line, contact sheets and statistics."""
+"""The command line and statistics."""
 
 import json
 import re
 import subprocess
 import sys
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import raw_sets
-from PIL import Image
 from typer.testing import CliRunner
 
-from verl_mars.data import cli, lettering, sheets
+from verl_mars.cli import app
+from verl_mars.data import cli
 from verl_mars.data.schema import ARROW_SCHEMA, write_rows
 from verl_mars.data.stats import collect
 
@@ -23,7 +22,7 @@ def call():
     """A function that calls ``verl-mars data ...``; it checks the exit code and returns (stdout, stderr)."""
 
     def run(*arguments, code=0):
-        result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        result = CliRunner().invoke(app, ["data", *map(str, arguments)])
         assert result.exit_code == code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result.stdout, result.stderr
@@ -109,14 +108,14 @@ def test_a_disk_error_is_a_sentence(call, raw, monkeypatch, tmp_path):
 
     monkeypatch.setattr("verl_mars.data.stats.row_batches", broken)
     (tmp_path / "a.parquet").touch()
-    _, error = call("stats", tmp_path / "a.parquet", code=2)
+    _, error = call("stats", tmp_path / "a.parquet", code=1)
     assert error == "error: /data/7.jpg: Permission denied\n"
 
 
 def test_a_file_of_another_tool(call, tmp_path):
     file = tmp_path / "other.parquet"
     pq.write_table(pa.table({"question": ["a"], "picture": ["a.jpg"]}), file)
-    _, error = call("show", file, "--out", tmp_path / "sheets", code=2)
+    _, error = call("show", file, "--out", tmp_path / "sheets", code=1)
     assert "no column prompt or images, its columns are: question, picture" in error
     out, _ = call("stats", file)
     assert "1 row; see" in out
@@ -140,7 +139,7 @@ def test_blanks_and_other_scripts_in_paths(call, tmp_path):
     (root / "manifest.jsonl").write_text(json.dumps(line, ensure_ascii=False), encoding="utf-8")
     call("convert", "manifest", "--root", root, "--out", out, "--val-fraction", 0)
     call("validate", out / "train-00000.parquet")
-    call("show", out / "train-00000.parquet", "--out", tmp_path / "sh eets")
+    call("show", out / "train-00000.parquet", "--out", tmp_path / "pa ge")
 
 
 def test_a_converter_of_ones_own(call, raw, tmp_path, monkeypatch):
@@ -176,7 +175,7 @@ def test_stats(call, raw, run):
     assert found["unreadable"] == 0
     out, _ = call("stats", *files)
     assert "source thermal" in out and "rgb" in out
-    _, error = call("stats", "/no.parquet", code=2)
+    _, error = call("stats", "/no.parquet", code=1)
     assert "does not exist" in error
 
 
@@ -184,149 +183,3 @@ def test_stats_count_rows_of_another_form(tmp_path, make_row):
     rows = [make_row(0), make_row(1, reward_model={"ground_truth": "yes"})]
     pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMA), tmp_path / "a.parquet")
     assert collect([str(tmp_path / "a.parquet")]).unreadable == 1
-
-
-# Contact sheets
-
-
-def colours(path):
-    found = Image.open(path).convert("RGB").getcolors(2**24)
-    return {colour for _, colour in found}
-
-
-@pytest.mark.parametrize("name", raw_sets.SETS)
-@pytest.mark.parametrize("images", ["path", "embed"])
-def test_sheets_of_every_set(call, raw, run, tmp_path, name, images):
-    result = run(name, raw(name), images=images)
-    files = [file for part in result.files.values() for file in part]
-    out, _ = call("show", *files, "--out", tmp_path / "sheets", "--rows", 3, "--per-sheet", 2)
-    drawn = out.split()
-    assert drawn == [str(tmp_path / "sheets" / f"sheet-{n:03d}.png") for n in range((min(3, result.rows) + 1) // 2)]
-    found = set().union(*map(colours, drawn))
-    assert len(found) > 100
-    boxed = name in ("llvip", "m3fd", "sunrgbd")
-    assert not boxed or sheets.BOX_COLOURS[0] in found
-
-
-def test_boxes_are_drawn_where_they_are(tmp_path, make_row):
-    size = [400, sheets.LARGE_CELL_HEIGHT]  # the pictures keep their size
-    path = raw_sets.picture(tmp_path / "large.png", tuple(size))
-    truth = {"boxes": [[100, 60, 200, 240]], "labels": ["car"], "frame": 0, "size": size}
-    row = make_row(
-        0,
-        images=[{"image": str(path)}, {"image": str(path)}],
-        extra={"task": "grounding", "image_sizes": [size] * 2},
-        reward_model={"style": "rule", "ground_truth": json.dumps(truth)},
-    )
-    write_rows(tmp_path / "a.parquet", [row])
-    (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
-    pixels = np.asarray(Image.open(sheet)).astype(int)
-    green = (np.abs(pixels - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
-    left = sheets.MARGIN
-    top = sheets.MARGIN + 2 * sheets.LINE + sheets.LINE + 2
-    assert green[1].min() == left + 100 and green[0].max() == top + 240 - 1
-    first = green[1][green[1] < left + 400]
-    assert first.max() == left + 200 - 1
-    second = green[1][green[1] > left + 400]
-    assert second.min() == left + 400 + sheets.GAP + 100  # aligned: drawn thinly on the other source too
-
-
-def test_labels_do_not_hide_each_other():
-    def drawn(boxes, labels):
-        picture = Image.new("RGB", (400, 300))
-        sheets._draw_boxes(picture, sheets._Boxes(boxes, labels, 0, (400, 300)), 1.0, thin=False)
-        return picture.tobytes()
-
-    box, apart = [100, 100, 200, 200], [100, 150, 200, 200]
-    assert drawn([box, box], ["car", "car"]) == drawn([box], ["car"])
-    assert drawn([box, apart], ["car", "car"]) != drawn([box], ["car"])
-
-
-def test_a_source_with_its_own_truth_has_its_own_boxes(raw, run, tmp_path):
-    result = run("manifest", raw("manifest"), val_fraction=0.0)
-    row = next(
-        r for r in pq.read_table(result.files["train"][0]).to_pylist() if r["extra_info"]["sample_id"] == "unaligned"
-    )
-    drawn = np.asarray(sheets.draw_row(sheets.Placed("x", 0, row)))
-    green = (np.abs(drawn.astype(int) - sheets.BOX_COLOURS[0]).sum(-1) < 10).nonzero()
-    scale = sheets.LARGE_CELL_HEIGHT / 32
-    start = sheets.MARGIN + 64 * sheets.LARGE_CELL_HEIGHT // 48 + sheets.GAP
-    assert abs(green[1][green[1] > start].min() - (start + 4 * scale)) <= 1
-
-
-def test_what_cannot_be_shown_is_told_on_the_sheet(tmp_path, make_row):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"x")
-    rows = [
-        make_row(0, images=[{"image": str(broken)}, {"image": "/missing.png"}]),
-        make_row(1, images=[{"image": "https://example.org/a.png"}, {"image": None}], reward_model=None, sources=None),
-        make_row(2, prompt=[{"role": "user", "content": "long " * 3000}]),
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMA), tmp_path / "a.parquet")
-    (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
-    assert sheets.FAULT in colours(sheet) and Image.open(sheet).height < 2500
-
-
-def test_long_texts_and_names_are_not_cut(tmp_path, make_row):
-    """Whatever the letters' width, what is written stays on the sheet and inside its own place."""
-    names = ["a_source_with_a_name_that_is_longer_than_its_picture_is_wide " * 3, "W" * 60]
-    narrow = raw_sets.picture(tmp_path / "narrow.png", (10, 300))
-    row = make_row(
-        0,
-        prompt=[{"role": "user", "content": f"<image><image>{'W' * 400} {'MMMM ' * 80} {'图' * 300}"}],
-        images=[{"image": str(narrow)}] * 2,
-        extra={"image_sizes": [[10, 300]] * 2, "sources": names, "sample_id": "W" * 400},
-        sources=[{"name": name, "images": [k], "prompt": None, "ground_truth": None} for k, name in enumerate(names)],
-    )
-    write_rows(tmp_path / "a.parquet", [row])
-    (sheet,) = sheets.write_sheets([str(tmp_path / "a.parquet")], tmp_path)
-    pixels = np.asarray(Image.open(sheet)).astype(int)
-    ruled = (pixels == sheets.RULE).all(-1)
-    edge = (pixels.min(-1) < 200) & ~ruled
-    assert not edge[:, : sheets.MARGIN - 1].any() and not edge[:, sheets.WIDTH - sheets.MARGIN + 1 :].any()
-    between = slice(sheets.MARGIN + sheets.NAME_WIDTH + 1, sheets.TEXT_LEFT - 1)
-    assert not edge[-12 * sheets.LINE :, between].any()
-
-
-def test_a_narrow_picture_has_room_for_its_caption():
-    for caption in ("a name", "0  " + "name" * 12, "W" * 400):
-        cell = sheets._cell(Image.new("RGB", (10, 300)), caption, None, 0, 300)
-        needed = lettering.length(caption, 14, bold=True) + lettering.length("10 x 300", 13)
-        assert min(needed, sheets.MAX_CELL_WIDTH - 20) < cell.width <= sheets.MAX_CELL_WIDTH
-
-
-def test_lines_break_between_words_and_lose_nothing():
-    text = "one two three " * 40 + "W" * 300 + " " + "图" * 200
-    lines = lettering.wrapped(text, 300, 15)
-    assert "".join("".join(lines).split()) == "".join(text.split())
-    assert all(lettering.length(line, 15) <= 300 for line in lines)
-    assert lines[0].split()[-1] in ("one", "two", "three")
-    assert lettering.wrapped("a\n\nb", 300, 15) == ["a", "", "b"]
-    assert lettering.shortened("short", 300, 15) == "short"
-    assert lettering.shortened("W" * 99, 100, 15).endswith("W…")
-
-
-def test_letters_that_the_font_lacks_are_told_and_another_font_may_be_given(call, tmp_path, make_row):
-    chinese = make_row(0, prompt=[{"role": "user", "content": "<image><image>几个人?"}])
-    assert dict(sheets._lines(chinese))["font"][0].startswith("lacks 3 characters")
-    assert "font" not in dict(sheets._lines(make_row(1)))
-    write_rows(tmp_path / "a.parquet", [make_row(1)])
-    other = lettering._file(bold=False).replace("Sans.ttf", "SansMono.ttf")
-    drawn = []
-    for font in (lettering._file(bold=False), other):
-        (sheet,) = call("show", tmp_path / "a.parquet", "--out", tmp_path, "--font", font)[0].split()
-        drawn.append(Image.open(sheet).tobytes())
-    assert drawn[0] != drawn[1]
-    (tmp_path / "no.ttf").write_bytes(b"no")
-    _, error = call("show", tmp_path / "a.parquet", "--out", tmp_path, "--font", tmp_path / "no.ttf", code=2)
-    assert "is no font" in error
-
-
-def test_rows_are_picked_from_every_part(tmp_path, make_row):
-    files = []
-    for n in range(3):
-        files.append(str(tmp_path / f"{n}.parquet"))
-        write_rows(files[-1], [make_row(10 * n + k) for k in range(10)])
-    picked = sheets.pick_rows(files, 6)
-    assert [(placed.file, placed.number) for placed in picked] == [(file, k) for file in files for k in (0, 5)]
-    assert len(sheets.pick_rows(files, 100)) == 30

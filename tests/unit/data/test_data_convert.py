@@ -15,6 +15,7 @@ from verl_mars.data.convert import TooManyRejects
 from verl_mars.data.faults import DataError
 from verl_mars.data.files import file_hash
 from verl_mars.data.schema import ROW_GROUP_BYTES
+from verl_mars.errors import UsageError
 
 # What comes out
 
@@ -239,5 +240,5 @@ def test_everything_rejected_is_a_failure_whatever_is_allowed(small, run):
     ],
 )
 def test_wrong_settings_are_named(small, run, values, says):
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(UsageError, match=says):
         run("manifest", small, **values)

@@ -11,9 +11,9 @@ import raw_sets
 from verl_mars.data.check import check_files
 from verl_mars.data.cli import converter_names
 from verl_mars.data.faults import CURES
-from verl_mars.data.length import FAMILIES, visual_tokens
 from verl_mars.data.schema import EXTRA_INFO_FIELDS, validated
-from verl_mars.data.truth import TRUTHS, parse_truth
+from verl_mars.tasks import TASKS
+from verl_mars.vision.resize import ImageLimits, visual_tokens
 
 PAGE = (Path(__file__).parents[3] / "docs" / "data-format.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -43,10 +43,10 @@ def test_the_example_of_a_row_is_right():
     assert set(row["extra_info"]) == set(EXTRA_INFO_FIELDS)
 
 
-@pytest.mark.parametrize("task", TRUTHS)
+@pytest.mark.parametrize("task", TASKS)
 def test_the_ground_truths_of_the_table_are_right(task):
     (text,) = re.findall(rf"^\| `{task}` \| `(\{{.*?\}})`", PAGE, re.M)
-    assert parse_truth(task, text)
+    assert TASKS[task].read(text)
 
 
 def test_the_python_example_runs(tmp_path, make_row, monkeypatch):
@@ -60,8 +60,8 @@ def test_the_prompt_lengths_are_right(tmp_path, run):
     result = run("llvip", raw_sets.make("llvip", tmp_path / "raw", size=(1280, 1024)))
     printed = re.findall(r"^    (\S.*) \\$", PAGE, re.M)
     assert [line.replace("/data/llvip", str(result.out)) for line in printed] == result.manifest["recipe"]
-    one = visual_tokens((1600, 900), FAMILIES["qwen2_5_vl"])
-    small = visual_tokens((1600, 900), FAMILIES["qwen2_5_vl"], None, 500_000)
+    one = visual_tokens((1600, 900), ImageLimits())
+    small = visual_tokens((1600, 900), ImageLimits(), None, 500_000)
     said = (
         f"camera is {one:,} tokens for Qwen2.5-VL, six are {6 * one:,}; at `--max-pixels 500000` six are {6 * small:,}"
     )

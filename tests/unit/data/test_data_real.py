@@ -13,7 +13,7 @@ from PIL import Image
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
-from verl_mars.data.sheets import write_sheets
+from verl_mars.reports.rows import write_rows_page
 
 REAL = os.environ.get("VERL_MARS_REAL_DATA")
 pytestmark = pytest.mark.skipif(REAL is None, reason="VERL_MARS_REAL_DATA names no folder with real samples")
@@ -21,16 +21,16 @@ ROWS = {"mars_llvip": 3463, "mars_spatialqa": 80, "mars_nuscenes": 100, "mars_oc
 
 
 @pytest.fixture
-def sheet_folder(tmp_path):
-    """Where sheets go: a folder to look into afterwards, if VERL_MARS_SHEETS names one."""
-    return lambda name: Path(os.environ.get("VERL_MARS_SHEETS", tmp_path)) / name
+def page_folder(tmp_path):
+    """Where pages go: a folder to look into afterwards, if VERL_MARS_PAGES names one."""
+    return lambda name: Path(os.environ.get("VERL_MARS_PAGES", tmp_path)) / name
 
 
 def rows_of(result):
     return [row for part in result.files.values() for file in part for row in pq.read_table(file).to_pylist()]
 
 
-def test_llvip_pairs_in_llvips_own_layout(tmp_path, run, sheet_folder):
+def test_llvip_pairs_in_llvips_own_layout(tmp_path, run, page_folder):
     root = tmp_path / "raw"
     evaluation = json.loads((Path(REAL) / "mars_eval" / "llvip_eval.json").read_text())
     boxes = {Path(item["content"][0]["image"]).stem: item["ground_truth"] for item in evaluation}
@@ -50,17 +50,17 @@ def test_llvip_pairs_in_llvips_own_layout(tmp_path, run, sheet_folder):
         assert row["extra_info"]["image_sizes"] == [[1280, 1024]] * 2
     text = 2 * 1704  # two images of 1702 tokens and two more each
     assert text < result.manifest["splits"]["test"]["max_fused_tokens"] < text + 800
-    assert write_sheets(files, sheet_folder("llvip"), rows=6, per_sheet=3)
+    assert write_rows_page(files, page_folder("llvip") / "rows.html", rows=6)
 
 
-def test_the_llvip_pairs_of_the_evaluation_file(run, sheet_folder, tmp_path):
+def test_the_llvip_pairs_of_the_evaluation_file(run, page_folder, tmp_path):
     options = {"folder": "mars_eval", "files": "llvip", "rename": "LLVIP:llvip"}
     with pytest.raises(TooManyRejects) as caught:
         run("mars_eval", REAL, options=options)
     assert caught.value.result.manifest["rejects"]["by_reason"] == {"missing_image": 3457}
     result = run("mars_eval", REAL, options=options, max_reject=1.0)
     assert result.rows == 6 and check_files(result.files["test"]).ok
-    assert write_sheets(result.files["test"], sheet_folder("mars_eval"), rows=6, per_sheet=3)
+    assert write_rows_page(result.files["test"], page_folder("mars_eval") / "rows.html", rows=6)
 
 
 def test_all_four_evaluation_files_with_pictures_of_their_sizes(tmp_path, run):
@@ -101,7 +101,7 @@ def test_all_four_evaluation_files_with_pictures_of_their_sizes(tmp_path, run):
     assert len(fused) == 1 and "“bbox_2d”" in fused.pop()
 
 
-def test_roadscene_pairs_by_a_manifest_of_ones_own(tmp_path, run, sheet_folder):
+def test_roadscene_pairs_by_a_manifest_of_ones_own(tmp_path, run, page_folder):
     """The pairs have no labels, but pixels answer a question about themselves: where is it hottest?"""
     lines = []
     names = ("upper left", "upper right", "lower left", "lower right")
@@ -141,4 +141,4 @@ def test_roadscene_pairs_by_a_manifest_of_ones_own(tmp_path, run, sheet_folder):
     result = run("manifest", root, allow_roots=(Path(REAL),), val_fraction=0.2, options={"data_source": "roadscene"})
     files = [file for part in result.files.values() for file in part]
     assert result.rows == 120 and set(result.files) == {"train", "val"} and check_files(files).ok
-    assert write_sheets(files, sheet_folder("roadscene"), rows=6, per_sheet=3)
+    assert write_rows_page(files, page_folder("roadscene") / "rows.html", rows=6)

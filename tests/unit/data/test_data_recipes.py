@@ -9,7 +9,7 @@ import raw_sets
 import yaml
 from typer.testing import CliRunner
 
-from verl_mars.data import cli
+from verl_mars.cli import app
 
 FOLDER = Path(__file__).parents[3] / "recipes" / "dataset"
 MAKERS = {
@@ -35,7 +35,7 @@ def test_the_command_of_an_overlay_writes_the_files_that_it_names(name, tmp_path
         if not root.exists():
             root.mkdir()
             MAKERS[root.name](root)
-        result = CliRunner().invoke(cli.app, ["convert", converter, *arguments, "--max-reject", "1.0"])
+        result = CliRunner().invoke(app, ["data", "convert", converter, *arguments, "--max-reject", "1.0"])
         assert result.exit_code == 0, result.output
     data = yaml.safe_load(text)["data"]
     for file in data["train_files"] + data["val_files"]:

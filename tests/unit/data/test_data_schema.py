@@ -35,7 +35,7 @@ def test_rows_are_written_and_read_back(tmp_path, make_row):
         ({"reward_model": {"style": "rule", "ground_truth": "{}"}}, "ground_truth", "answers"),
         ({"reward_model": {"style": "rule", "ground_truth": ["a"]}}, "record", "ground_truth"),
         ({"rm_scores": 1.0}, "column", "rm_scores"),
-        ({"extra": {"task": "detect"}}, "record", "task"),
+        ({"extra": {"task": "detect"}}, "task", "task"),
         ({"extra": {"index": None}}, "record", "index"),
         ({"extra": {"sources": ["ir", "rgb"]}}, "source_name", "same order"),
         ({"extra": {"image_sizes": [[64, 48]]}}, "image_sizes", "1 sizes for 2 images"),

@@ -11,6 +11,7 @@ from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
 from verl_mars.data.faults import DataError
 from verl_mars.data.schema import ARROW_SCHEMA
+from verl_mars.errors import UserError
 
 
 def rows_of(result, split=None):
@@ -248,7 +249,7 @@ def test_mars_eval_takes_other_folders(raw, run, tmp_path):
     options = {"folder": "json", "images": "pictures", "rename": "LLVIP:lv"}
     assert run("mars_eval", moved, options=options).rows == 10
     for wrong in ({"files": "llvip,coco"}, {"rename": "LLVIP"}, {"colour": "red"}):
-        with pytest.raises(DataError):
+        with pytest.raises(UserError):
             run("mars_eval", moved, tmp_path / "wrong", options=options | wrong)
 
 
@@ -333,24 +334,24 @@ GOOD = {"id": "new", "question": "q", "answer": "a", "sources": [{"name": "rgb",
     [
         ("{", "record", "broken JSON"),
         ('"text"', "record", "Input should be"),
-        ({**GOOD, "colour": 1}, "record", "colour: there is no such key; allowed: answer, letter"),
+        ({**GOOD, "colour": 1}, "record", "colour: unknown key; allowed: answer, letter"),
         (
             {"id": "new", "qestion": "q", **{k: GOOD[k] for k in ("answer", "sources")}},
             "record",
-            "'question' may be meant",
+            "did you mean 'question'?",
         ),
         ({k: GOOD[k] for k in ("id", "answer", "sources")}, "record", "question: is missing"),
-        ({**GOOD, "answer": 3}, "record", "answer: Input should be a valid string or a valid list, given '3'"),
+        ({**GOOD, "answer": 3}, "record", "answer: Input should be a valid string or a valid list, given 3"),
         (
             {**GOOD, "sources": [{"name": "rgb", "image": "rgb/0.jpg"}]},
             "record",
-            "sources[0].image: there is no such key; 'images'",
+            "sources[0].image: unknown key; did you mean 'images'?",
         ),
         ({**GOOD, "sources": ["rgb/0.jpg"]}, "record", "sources[0]: Input should be an object with"),
         (
             {**GOOD, "sources": [{"name": "rgb", "images": {"file": "rgb/0.jpg"}}]},
             "record",
-            "sources[0].images.file: there",
+            "sources[0].images.file: unknown key",
         ),
         ({**GOOD, "answer": None, "boxes": [[1, 1, 5]]}, "record", "boxes[0][3]: is missing"),
         ({**GOOD, "answer": None}, "record", "answer, letter, count, boxes"),

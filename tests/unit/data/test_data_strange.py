@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import CURES, DataError
+from verl_mars.data.faults import CURES
 from verl_mars.data.sample import Boxes, Converter, ImageRef, Sample, SourceSample
 from verl_mars.data.settings import settings_from
-from verl_mars.data.truth import VqaTruth
 from verl_mars.data_prep.manifest import CONVERTER as MANIFEST
+from verl_mars.errors import UsageError
+from verl_mars.tasks.vqa import VqaTruth
 
 HALF = "half \ud800"
 RGB = SourceSample("rgb", (ImageRef("0.jpg"),))
@@ -108,7 +109,7 @@ def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     os.mkdir(folder)
     for name in ("root", "out"):
-        with pytest.raises(DataError, match=f"--{name}.*UTF-8"):
+        with pytest.raises(UsageError, match=f"--{name}.*UTF-8"):
             settings_from({"root": tmp_path, "out": tmp_path / "out", name: folder})
 
 

@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_mars.reward import compute_score
-from verl_mars.reward.count import only_number
-from verl_mars.reward.mcq import judge as judge_choice
 from verl_mars.reward.score import KEYS
-from verl_mars.reward.truth import Choice
-from verl_mars.reward.vqa import judge as judge_words
-from verl_mars.reward.vqa import yes_or_no
-from verl_mars.reward.words import tidy
+from verl_mars.reward.settings import RewardSettings
+from verl_mars.tasks import task_named
+from verl_mars.tasks.count import only_number
+from verl_mars.tasks.vqa import yes_or_no
+from verl_mars.tasks.words import tidy
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
 TAGS = st.lists(
@@ -124,7 +123,7 @@ def test_a_hundred_true_boxes_and_two_thousand_predicted_ones():
     corners = [[rng.randint(0, 900), rng.randint(0, 900)] for _ in range(2_000)]
     boxes = [[x, y, x + 100, y + 100] for x, y in corners]
     text = json.dumps([{"bbox_2d": box, "label": "p"} for box in boxes[:1900]])
-    truth = json.dumps({"boxes": boxes[1900:], "labels": ["p"] * 100, "size": [1000, 1000]})
+    truth = json.dumps({"boxes": boxes[1900:], "labels": ["p"] * 100, "frame": 0, "size": [1000, 1000]})
     response = f"<think>a</think><answer>{text}</answer>"
     assert min(_seconds(lambda: compute_score("d", response, truth, {"task": "grounding"})) for _ in range(3)) < 0.05
 
@@ -134,11 +133,15 @@ def test_a_hundred_true_boxes_and_two_thousand_predicted_ones():
 def test_no_answer_is_right_for_two_truths(text):
     """Whatever a policy writes, it cannot be right for both "yes" and "no", for two numbers, for two choices."""
     choices = ["not the same", "Travel", "Religion", "A book"]
-    assert sum(judge_words(text, [answer])[0] for answer in ("yes", "no")) <= 1
-    assert sum(judge_words(text, [answer])[0] for answer in ("1", "2", "3", "4", "10")) <= 1
-    assert sum(judge_words(text, [answer])[0] for answer in ("red", "blue", "top left")) <= 1
-    right = [judge_choice(text, Choice("ABCD"[i], choices[i], choices))[0] for i in range(4)]
-    assert sum(right) <= 1
+    for answers in (("yes", "no"), ("1", "2", "3", "4", "10"), ("red", "blue", "top left")):
+        assert sum(acc("vqa", text, {"answers": [answer]}) for answer in answers) <= 1
+    truths = [{"letter": "ABCD"[i], "text": choices[i], "choices": choices} for i in range(4)]
+    assert sum(acc("mcq", text, truth) for truth in truths) <= 1
+
+
+def acc(task, answer, truth):
+    kind = task_named(task)
+    return kind.score(answer, kind.read(truth), {}, RewardSettings()).acc
 
 
 WORDS = st.lists(

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from verl_mars.errors import RowError
 from verl_mars.reward import compute_score
-from verl_mars.reward.truth import RowError
 
 
 def score(task, truth, text):
@@ -18,8 +18,9 @@ def response(*boxes, think="<think>t</think>", label="person"):
     return f"{think}<answer>```json\n{items}\n```</answer>"
 
 
-ONE = {"boxes": [[0, 0, 10, 10]], "labels": ["person"]}
-TWO = {"boxes": [[0, 0, 10, 10], [20, 0, 30, 10]], "labels": ["person", "person"]}
+ONE = {"boxes": [[0, 0, 10, 10]], "labels": ["person"], "frame": 0, "size": [100, 100]}
+NOTHING = {"boxes": [], "labels": [], "frame": 0, "size": [100, 100]}
+TWO = {"boxes": [[0, 0, 10, 10], [20, 0, 30, 10]], "labels": ["person", "person"], "frame": 0, "size": [100, 100]}
 A, B, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [90, 90, 99, 99]
 
 
@@ -36,8 +37,8 @@ A, B, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [90, 90, 99, 99]
         (TWO, response(A, B), 1 + 0.3 * math.log(2), 0.75),  # fault 12: more than 1
         (TWO, response(A), (1 + 0.3 * math.log(2)) / 2, 0.75),
         (TWO, response(A, B, FAR), 1 + 0.3 * math.log(2) - 0.25, 0.75),
-        ({"boxes": [], "labels": []}, response(), 0.0, 0.75),  # fault 9
-        ({"boxes": [], "labels": []}, response(A), 0.0, 0.75),
+        (NOTHING, response(), 0.0, 0.75),  # fault 9
+        (NOTHING, response(A), 0.0, 0.75),
         (ONE, response(A, think=""), 1.0, 0.5),
         (ONE, f"{response(A, think='')}<think>t</think>", 1.0, 0.75),  # fault 11: order does not matter
         (ONE, f"<answer>x</answer>{response(A)}", 0.0, 0.25),  # fault 11: the first answer counts

@@ -6,12 +6,14 @@ import re
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
+from verl_mars.cli import app
 from verl_mars.reward import authors_metric, cli, compute_score
 from verl_mars.reward.evaluate import grouped, metrics_of
-from verl_mars.reward.predictions import Defaults, PredictionError, choices_in, plain_truth, read_predictions
+from verl_mars.reward.predictions import Defaults, PredictionError, plain_truth, read_predictions
+from verl_mars.tasks.base import Hints
+from verl_mars.tasks.mcq import choices_in
 
 BOXES = [[10, 10, 50, 50], [60, 60, 90, 90]]
 
@@ -33,10 +35,6 @@ def write(path, lines):
 
 @pytest.fixture
 def command():
-    app = typer.Typer()
-    app.add_typer(cli.app, name="score")
-    app.command("other")(lambda: None)
-
     def invoke(*arguments):
         return CliRunner().invoke(app, ["score", *map(str, arguments)], env={"COLUMNS": "200"})
 
@@ -82,7 +80,7 @@ def test_rows_of_a_parquet_lend_what_lines_lack(tmp_path):
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    truth = json.dumps({"boxes": BOXES[:1], "labels": ["person"]})
+    truth = json.dumps({"boxes": BOXES[:1], "labels": ["person"], "frame": 0, "size": [100, 100]})
     info = {"task": "grounding", "index": 5, "image_sizes": [[100, 100]]}
     table = arrow.Table.from_pylist(
         [{"data_source": "llvip", "reward_model": {"ground_truth": truth, "style": "rule"}, "extra_info": info}]
@@ -141,12 +139,12 @@ def test_bad_files_are_named(tmp_path):
         ("count", "zero or 0", {"value": 0}),
         ("count", 4, {"value": 4}),
         ("math", "1/2", {"answer": "1/2"}),
-        ("grounding", BOXES, {"boxes": BOXES, "labels": ["person"] * 2}),
+        ("grounding", BOXES, {"boxes": BOXES, "labels": ["person"] * 2, "frame": 0, "size": (100, 100)}),
         ("vqa", '{"answers": ["x"]}', '{"answers": ["x"]}'),
     ],
 )
 def test_plain_ground_truths(task, truth, wanted):
-    assert plain_truth(task, truth, "person") == wanted
+    assert plain_truth(task, truth, Hints("person", (100, 100))) == wanted
 
 
 @pytest.mark.parametrize(
@@ -170,7 +168,7 @@ def test_choices_in_a_question(question, choices):
 
 
 def grounding_results(*answers):
-    truth = {"boxes": BOXES, "labels": ["person"] * 2, "size": [100, 100]}
+    truth = {"boxes": BOXES, "labels": ["person"] * 2, "frame": 0, "size": [100, 100]}
     return [compute_score("d", answer, truth, {"task": "grounding"}) for answer in answers]
 
 
@@ -355,20 +353,21 @@ def test_the_command_takes_frame_and_settings(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "code", "says"),
     [
-        (["--task", "grounding", "--size", "big"], "--size 'big': WIDTHxHEIGHT"),
-        (["--task", "grounding", "--set", "weight"], "--set 'weight': KEY=VALUE is needed"),
-        (["--task", "grounding", "--set", "weight=1"], "--set.weight is not a setting"),
-        (["--task", "grounding", "--size", "20x20"], "index 1.*leaves the image of 20 x 20 pixels"),
-        (["--task", "detect"], "has task 'detect'; allowed: grounding"),
-        ([], "line 1: no task in the line"),
-        (["--task", "grounding", "--coordinates", "qwen3_vl"], "need the size of image 0"),
+        (["--task", "grounding", "--size", "big"], 2, "--size 'big': WIDTHxHEIGHT"),
+        (["--task", "grounding", "--set", "weight"], 2, "--set 'weight': KEY=VALUE is needed"),
+        (["--task", "grounding", "--set", "weight=1"], 1, "--set.weight: unknown key"),
+        (["--task", "grounding", "--size", "20x20"], 1, "index 1.*leaves the image of 20 x 20 pixels"),
+        (["--task", "grounding"], 1, "line 1: boxes without the size of their image; .* or --size"),
+        (["--task", "detect"], 1, "'detect' is no task; allowed: grounding"),
+        ([], 1, "line 1: no task in the line"),
+        (["--task", "grounding", "--coordinates", "qwen4"], 1, "--set.coordinates = 'qwen4': .* no frame of boxes"),
     ],
 )
-def test_the_command_ends_with_a_sentence(tmp_path, command, arguments, says):
+def test_the_command_ends_with_a_sentence(tmp_path, command, arguments, code, says):
     result = command(llvip_file(tmp_path), *arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert re.search(says, " ".join(result.output.split())), result.output
     assert "Traceback" not in result.output
 
@@ -386,6 +385,8 @@ def test_mixed_tasks_have_a_table_each(tmp_path, command):
 
 
 def test_numpy_is_not_in_the_summary(tmp_path):
-    report = cli.run(llvip_file(tmp_path), cli._settings("mars", None, None, []), task="grounding", label="person")
+    report = cli.run(
+        llvip_file(tmp_path), cli._settings("mars", None, None, []), task="grounding", label="person", size=(100, 100)
+    )
     json.dumps(report, allow_nan=False)
     assert not any(isinstance(value, np.generic) for value in report["tasks"]["grounding"]["all"].values())

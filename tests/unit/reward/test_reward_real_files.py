@@ -9,9 +9,10 @@ import pytest
 
 from verl_mars.reward import compute_score
 from verl_mars.reward.authors_metric import grounding_metric, words_metric
-from verl_mars.reward.coordinates import scale_to_original
-from verl_mars.reward.predictions import alternatives, choices_in
-from verl_mars.reward.settings import ImageLimits
+from verl_mars.tasks.mcq import choices_in
+from verl_mars.tasks.words import alternatives
+from verl_mars.vision.families import frame_named
+from verl_mars.vision.resize import ImageLimits
 
 ROOT = os.environ.get("VERL_MARS_REAL_DATA")
 pytestmark = pytest.mark.skipif(not ROOT, reason="VERL_MARS_REAL_DATA does not name a folder with the real samples")
@@ -38,7 +39,7 @@ def llvip():
 
 def in_frame(boxes, frame, limits, digits=None):
     """A perfect predictor's answer in a family's own coordinates; ``digits=0`` writes whole numbers."""
-    x, y = scale_to_original(frame, tuple(SIZE), limits)
+    x, y = frame_named(frame).scale(tuple(SIZE), limits)
     shown = [[value / scale for value, scale in zip(box, (x, y, x, y), strict=True)] for box in boxes]
     if digits is not None:
         shown = [[int(round(value)) for value in box] for box in shown]
@@ -92,7 +93,10 @@ def test_junk_scores_nothing():
     for boxes in llvip()[:500]:
         words = " ".join(rng.choice(["person", "at", "[", "12", ",", "}", "the", "box"]) for _ in range(30))
         result = compute_score(
-            "llvip", words, {"boxes": boxes, "labels": ["person"] * len(boxes), "size": SIZE}, {"task": "grounding"}
+            "llvip",
+            words,
+            {"boxes": boxes, "labels": ["person"] * len(boxes), "frame": 0, "size": SIZE},
+            {"task": "grounding"},
         )
         assert result["score"] == 0.0
         far = [{"bbox_2d": [0, 0, 1 + rng.random(), 1], "label": "person"} for _ in range(5)]

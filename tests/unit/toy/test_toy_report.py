@@ -14,7 +14,8 @@ from rich.console import Console
 import verl_mars.recipes
 from verl_mars.toy import pictures, world
 from verl_mars.toy.evaluate import Evaluation, evaluate, read_heldout
-from verl_mars.toy.report import Metrics, Run, read_metrics, summarize, table, write_summary
+from verl_mars.toy.report import Run, summarize, table, write_summary
+from verl_mars.toy.runs import Metrics, read_metrics
 
 RUN = Run(seed=3, track="default", algorithm="mars", steps=4, seconds={"prepare": 1.26, "train": 2.0})
 

@@ -1,0 +1,98 @@
+"""The writer of HTML pages: a jinja2 template over ``templates/base.html`` in, one self-contained file out.
+
+A template extends ``base.html`` and fills ``{% block content %}``. ``{% import "macros.html" as m %}`` gives it
+``m.table``, ``m.picture`` and ``m.texts``. Values are escaped, whatever they hold: texts of data sets and
+models are untrusted.
+"""
+
+import base64
+import io
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from verl_mars.data.images import read_header
+from verl_mars.errors import UsageError
+
+TEMPLATES = Path(__file__).parent / "templates"
+JPEG_FROM = 256
+"""Longest side in pixels above which a thumbnail is a JPEG; smaller ones keep every pixel as PNG."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for a page."""
+
+    url: str
+    """Data URL of the thumbnail."""
+    width: int
+    height: int
+    """Size of the original, which boxes refer to."""
+
+
+def picture(source: str | bytes | Image.Image, side: int = 320) -> Picture:
+    """A thumbnail of an image file, of encoded bytes, or of a decoded image.
+
+    Args:
+        source: a local path, encoded bytes, or a PIL image.
+        side: longest side of the thumbnail in pixels; smaller images are not enlarged.
+
+    Raises:
+        SampleError: the image is missing, broken, truncated, or has too many pixels to be opened.
+    """
+    if isinstance(source, Image.Image):
+        return _encoded(source, side)
+    read_header(source, decode=True)
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        return _encoded(opened, side)
+
+
+def _encoded(image: Image.Image, side: int) -> Picture:
+    small = image.convert("RGB")  # as verl does: an image that training turns all white is white here too
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    kind = "jpeg" if max(small.size) > JPEG_FROM else "png"
+    buffer = io.BytesIO()
+    small.save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {}))
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """The environment of all templates: escaping on, unknown names refused."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """The page of a template in ``templates/``; ``title`` is needed by all."""
+    return environment().get_template(template).render(**values)
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template into a file, which is there whole or not at all. Returns the path.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+    text = render(template, **values)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {path.parent} cannot be made: {error.strerror}") from error
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,187 @@
+"""``verl-mars show-tokens``: responses with each token shaded by how much it depends on the images.
+
+Reads verl's dumps of training responses (``trainer.rollout_data_dir``) of runs with ``adv_estimator`` ``pgpo`` or
+``vogue``. A shade is relative to the largest value of its own response, as PGPO's weights are: log(1 + value) over the
+largest of them.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verl_mars.data.faults import DataError, SampleError
+from verl_mars.errors import UsageError
+from verl_mars.reports.page import Picture, picture, write_page
+
+VALUES = ("dependency", "uncertainty", "weight")
+"""What a token can be shaded by; the first that a dump has, unless another is asked for."""
+
+LONGEST_LINE = 64 * 2**20
+"""Bytes of one dumped response."""
+
+MOST_PROMPTS = 10_000
+"""Prompts whose responses are read, for the medians."""
+
+_TAG = re.compile(r"</?\w+>|<\|\w+\|>")
+"""Parts of the response template: <think>, </answer>, <|im_end|>."""
+
+
+@dataclass(frozen=True)
+class ShadedResponse:
+    """One dumped response."""
+
+    line: int
+    prompt: str
+    score: float
+    images: tuple[str | None, ...]
+    tokens: tuple[str, ...]
+    values: tuple[float | None, ...]
+    """None on tokens that the policy did not sample."""
+
+    @property
+    def shades(self) -> list[float]:
+        """0 to 1, per token."""
+        logs = [0.0 if value is None else math.log1p(max(value, 0.0)) for value in self.values]
+        most = max(logs, default=0.0)
+        return [log / most if most > 0 else 0.0 for log in logs]
+
+    @property
+    def of_template(self) -> list[bool]:
+        """Whether a token is part of a tag, whole or cut into several tokens."""
+        text = "".join(self.tokens)
+        inside = {place for tag in _TAG.finditer(text) for place in range(*tag.span())}
+        starts = [0]
+        for token in self.tokens:
+            starts.append(starts[-1] + len(token))
+        return [start in inside for start in starts[:-1]]
+
+
+def medians(responses: Iterable[ShadedResponse]) -> tuple[float, float]:
+    """The median value of the sampled tokens that are words, and of those of the template; NaN where there is none."""
+    values: dict[bool, list[float]] = {False: [], True: []}
+    for response in responses:
+        for value, of_template in zip(response.values, response.of_template, strict=True):
+            if value is not None:
+                values[of_template].append(value)
+    words, template = (statistics.median(found) if found else math.nan for found in (values[False], values[True]))
+    return words, template
+
+
+def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[str, list[ShadedResponse]]:
+    """The first response to each of the first ``count`` prompts of a dump, and the name of the value that shades them.
+
+    Raises:
+        DataError: no such file, a line that is no dumped response, or one without per-token values (named by line).
+    """
+    if value is not None and value not in VALUES:
+        raise UsageError(f"--value {value}: allowed are {', '.join(VALUES)}")
+    found: list[ShadedResponse] = []
+    prompts: set[str] = set()
+    for number, entry in _entries(dump):
+        if len(found) == count:
+            break
+        prompt = str(entry.get("uid", f"line {number}")).rsplit("_", 2)[0]  # verl's {prompt}_{session}_{output}
+        if prompt in prompts:
+            continue
+        prompts.add(prompt)
+        name = value or next((name for name in VALUES if name in entry), VALUES[0])
+        if "tokens" not in entry or name not in entry:
+            there = [known for known in VALUES if known in entry]
+            raise DataError(
+                f"{dump}, line {number}: no {name} for each token (there: {', '.join(there) or 'none'}). Dumps of "
+                "adv_estimator=pgpo have `dependency` and `weight`, of vogue `uncertainty`; trainer.rollout_data_dir "
+                "says where verl writes them"
+            )
+        value = name
+        found.append(_response(dump, number, entry, name))
+    if not found:
+        raise DataError(f"{dump}: no response in it")
+    return str(value), found
+
+
+def _entries(dump: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with dump.open("rb") as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise DataError(f"{dump}, line {number}: longer than {LONGEST_LINE} bytes")
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise DataError(f"{dump}, line {number}: no dumped response")
+                yield number, entry
+    except OSError as error:
+        raise DataError(f"{dump} cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{dump}, line {number}: no JSON: {error}") from error
+
+
+def _response(dump: Path, number: int, entry: dict[str, Any], name: str) -> ShadedResponse:
+    tokens, values, sampled = entry["tokens"], entry[name], entry.get("sampled")
+    sampled = [1] * len(tokens) if sampled is None else sampled
+    fits = isinstance(tokens, list) and isinstance(values, list) and isinstance(sampled, list)
+    if not fits or not len(tokens) == len(values) == len(sampled):
+        raise DataError(f"{dump}, line {number}: `tokens`, `{name}` and `sampled` must be lists of one length")
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+        raise DataError(f"{dump}, line {number}: `{name}` must be numbers")
+    return ShadedResponse(
+        line=number,
+        prompt=str(entry.get("input", "")),
+        score=float(entry.get("score") or 0.0),
+        images=tuple(image if isinstance(image, str) else None for image in entry.get("images") or ()),
+        tokens=tuple(str(token) for token in tokens),
+        values=tuple(float(v) if counts else None for v, counts in zip(values, sampled, strict=True)),
+    )
+
+
+def write_tokens_page(dump: Path, path: Path, count: int = 6, value: str | None = None) -> Path:
+    """Write the responses of a dump as an HTML page: images, prompt, and tokens shaded by a value of theirs.
+
+    Args:
+        dump: a file of ``trainer.rollout_data_dir``.
+        path: the page.
+        count: responses on it.
+        value: one of :data:`VALUES`; None: the first that the dump has.
+
+    Raises:
+        DataError: as :func:`read_responses`.
+    """
+    name, responses = read_responses(dump, MOST_PROMPTS, value)
+    words, template = medians(responses)
+    note = f"median over a response of each of {len(responses)} prompts: {words:.2g} on words, {template:.2g} on tags"
+    return write_page(
+        path,
+        "tokens.html",
+        title=f"{name} of {min(count, len(responses))} responses in {dump.name}",
+        name=name,
+        note=note,
+        responses=[_shown(response) for response in responses[:count]],
+    )
+
+
+def _shown(response: ShadedResponse) -> dict[str, Any]:
+    """What the template shows of one response."""
+    return {
+        "line": response.line,
+        "prompt": response.prompt,
+        "score": f"{response.score:.3f}",
+        "images": [_picture(path) for path in response.images],
+        "tokens": [
+            {"text": text, "shade": f"{shade:.3f}", "value": "not sampled" if value is None else f"{value:.6g}"}
+            for text, shade, value in zip(response.tokens, response.shades, response.values, strict=True)
+        ],
+    }
+
+
+def _picture(path: str | None) -> Picture | None:
+    """An image of a prompt; None if its file is missing or no image."""
+    try:
+        return None if path is None else picture(path)
+    except SampleError:
+        return None

@@ -1,0 +1,42 @@
+"""The tasks: one file each, and the one table of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from verl_mars.errors import SampleError
+from verl_mars.tasks.base import Task
+from verl_mars.tasks.count import Count
+from verl_mars.tasks.grounding import Grounding
+from verl_mars.tasks.math import Math
+from verl_mars.tasks.mcq import Mcq
+from verl_mars.tasks.vqa import Vqa
+
+TASKS: dict[str, Task[Any]] = {task.name: task for task in (Grounding(), Vqa(), Mcq(), Count(), Math())}
+"""``extra_info.task`` -> the task."""
+
+
+def task_named(name: Any) -> Task[Any]:
+    """The task called ``name``.
+
+    Raises:
+        SampleError: there is none.
+    """
+    task = TASKS.get(name) if isinstance(name, str) else None
+    if task is None:
+        raise SampleError("task", f"{name!r} is no task; allowed: {', '.join(TASKS)}")
+    return task
+
+
+def task_of_row(extra_info: Mapping[str, Any]) -> Task[Any]:
+    """The task of a row.
+
+    Raises:
+        SampleError: ``extra_info.task`` is missing or unknown.
+    """
+    try:
+        return task_named(extra_info.get("task"))
+    except SampleError as error:
+        raise SampleError(error.code, error.problem.message, "extra_info.task") from None
+
+
+__all__ = ["TASKS", "task_named", "task_of_row"]

@@ -1,0 +1,1 @@
+"""What model families do to an image: resizes, token counts, frames of boxes. Imports no torch, no transformers."""

@@ -253,6 +253,23 @@ def test_the_command_line_page_has_every_command_and_option():
             assert all(f"`{flag}`" in section for flag in options - {"--help"}), words
 
 
+def test_the_page_of_tasks_has_every_task():
+    from verl_mars.tasks import TASKS
+
+    text = dict(load("docs/_site/generate.py").pages())["tasks.md"]
+    for name, task in TASKS.items():
+        section = text.split(f"## {name}\n")[1].split("\n## ")[0]
+        assert task.example in section and all(f"`{key}`" in section for key in task.keys)
+
+
+def test_support_is_claimed_by_tests_that_exist():
+    rows = [row for part in yaml.safe_load((ROOT / "docs/_site/support.yaml").read_text()) for row in part["rows"]]
+    assert {row["status"] for row in rows} == {"tested", "composed", "refused", "untested"}
+    for row in rows:
+        assert "by" in row or row["status"] == "untested", row
+        assert (ROOT / row.get("by", ".")).exists(), row
+
+
 # ---------------------------------------------------------------- citation and release
 
 

@@ -5,6 +5,7 @@
 
 import json
 import os
+import platform
 from datetime import date
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from verl_mars.toy import runs
 
 PROBES = Path(__file__).parents[1] / "integration"
 
-VERSIONS = ("verl", "torch", "vllm", "transformers", "ray", "peft")
+PACKAGES = ("verl", "torch", "vllm", "transformers", "ray", "peft")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,26 +45,33 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             if getattr(report, "when", "") == "call" and report.user_properties:
                 cases[report.nodeid.split("::")[-1]] = {
                     "outcome": outcome,
-                    "seconds": round(report.duration, 1),
                     "metrics": dict(report.user_properties),
                 }
     if not cases:
         return
     terminalreporter.section("measured")
     for name, case in cases.items():
-        terminalreporter.write_line(f"{name}: {case['outcome']}, {case['seconds']:.0f} s")
+        terminalreporter.write_line(f"{name}: {case['outcome']}")
         for key, value in case["metrics"].items():
             terminalreporter.write_line(f"    step {key} = {value:.4g}")
     if "GPU_RESULTS" in os.environ:
-        about = {"date": date.today().isoformat(), "device": torch.cuda.get_device_name(), "versions": _versions()}
-        Path(os.environ["GPU_RESULTS"]).write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
+        import true_shapes
+
+        result = {
+            "date": date.today().isoformat(),
+            "device": torch.cuda.get_device_name(),
+            "versions": _versions(),
+            "model": true_shapes.IN_WORDS,
+            "cases": cases,
+        }
+        Path(os.environ["GPU_RESULTS"]).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | {"torch": torch.__version__}  # which CUDA it was built for

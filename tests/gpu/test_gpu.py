@@ -26,12 +26,6 @@ WRITTEN_DOWN = (
     "actor/perf/max_memory_reserved_gb",
     weight_transfer.CORRELATION,
     weight_transfer.LOG_PPL,
-    "timing_s/step",
-    "timing_s/gen",
-    "timing_s/old_log_prob",
-    "timing_s/score_view",
-    "timing_s/update_actor",
-    "perf/score_view_share",
 )
 
 
@@ -88,7 +82,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def train(data, run_main, tmp_path, record_property):
-    """A function that trains a case and writes down what it took."""
+    """A function that trains a case and writes down what it measured."""
 
     def run(case, *overrides, modules=()):
         missing = [name for name in case.needs if find_spec(name) is None]

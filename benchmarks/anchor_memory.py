@@ -18,7 +18,7 @@ import torch
 from transfer_queue.utils.serial_utils import MsgpackEncoder
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from verl_mars.rollout.anchors import Anchor, Anchors
+from verl_mars.rows import Anchor, Anchors
 from verl_mars.trainer.anchor_memory import FILE, AnchorMemory, prompt_identity
 
 COUNTS = (1, 2, 6)

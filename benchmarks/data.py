@@ -35,7 +35,13 @@ import psutil
 from data_raw import SIZE, make_pictures, make_raw
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
-BOUNDS = {"rows_per_second": 2000, "path_megabytes": 500, "embed_speed": 1.5, "embed_memory": 0.5}
+BOUNDS = {
+    "rows_per_second": 2000,
+    "check_rows_per_second": 1000,
+    "path_megabytes": 500,
+    "embed_speed": 1.5,
+    "embed_memory": 0.5,
+}
 
 Figures = dict[str, float]
 
@@ -308,6 +314,8 @@ def read_part(bench: Bench, rows: int) -> dict[str, Any]:
     result = {arm: middle(found) for arm, found in runs.items()}
     for arm, found in result.items():
         show(f"{arm}, {rows} rows", found)
+    speed = result["check"]["rows_per_second"]
+    result["holds"] = {"check_rows_per_second": speed >= BOUNDS["check_rows_per_second"]}
     return result
 
 

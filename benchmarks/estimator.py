@@ -16,7 +16,7 @@ import numpy as np
 import report
 import torch
 
-from verl_mars.trainer.estimators import mars
+from verl_mars.methods.estimator import estimator
 
 GROUP, ANCHORS = 14, 2
 SIZES = ((1_792, 2_048), (100_000, 64))
@@ -43,7 +43,7 @@ def by_groups(rewards: torch.Tensor, mask: torch.Tensor, uids: np.ndarray, ancho
 
 
 def ours(rewards: torch.Tensor, mask: torch.Tensor, uids: np.ndarray, anchors: torch.Tensor) -> torch.Tensor:
-    return mars(rewards, mask, index=uids, config={}, anchor_scores=anchors)[0]
+    return estimator("mars")(rewards, mask, index=uids, config={}, anchor_scores=anchors)[0]
 
 
 def make_batch(rows: int, tokens: int) -> Batch:

@@ -72,8 +72,8 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
     from score_view import make_rows as trajectories_of
     from verl.utils import tensordict_utils
 
-    from verl_mars.trainer import scoring
     from verl_mars.trainer.divergence_worker import OWN_PLACES, PIXELS, PLACES
+    from verl_mars.trainer.rescore import places, row_fields
     from verl_mars.views import Blind
 
     config = engine.module.config
@@ -84,11 +84,11 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
     rows = [shortened(row, number) for number, row in enumerate(rows)]  # rows of one length would come stacked
     blind = Blind(frozenset({config.image_token_id}))
     shown = [blind.show(row) for row in rows]
-    own = tensordict_utils.list_of_dict_to_tensordict([scoring._fields(row) for row in rows])
+    own = tensordict_utils.list_of_dict_to_tensordict([row_fields(row) for row in rows])
     tensordict_utils.assign_non_tensor(own, **{"temperature": 1.0, PIXELS: ""})
     view = tensordict_utils.list_of_dict_to_tensordict(
         [
-            scoring._fields(seen, with_pixels=False) | {PLACES: scoring._places(seen), OWN_PLACES: scoring._places(row)}
+            row_fields(seen, with_pixels=False) | {PLACES: places(seen), OWN_PLACES: places(row)}
             for seen, row in zip(shown, rows, strict=True)
         ]
     )

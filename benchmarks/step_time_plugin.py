@@ -11,7 +11,7 @@ import wrapt
 def _exchange_trainer(modes: ModuleType) -> None:
     from step_time_two_phase import ArmsTrainer
 
-    modes.MarsTrainerSync = ArmsTrainer  # type: ignore[attr-defined]
+    vars(modes)["MarsTrainerSync"] = ArmsTrainer
 
 
 wrapt.register_post_import_hook(_exchange_trainer, "verl_mars.trainer.modes")

@@ -13,13 +13,18 @@ from omegaconf import DictConfig, open_dict
 from step_time_arms import arm_of
 from verl.utils.debug import marked_timer
 
-from verl_mars.rollout.anchors import Anchors
-from verl_mars.rollout.branches import BranchingWorker
+from verl_mars.methods import METHODS, Method
 from verl_mars.rollout.manager import MarsAgentLoopManager
+from verl_mars.rollout.worker import MarsAgentLoopWorker
+from verl_mars.rows import Anchors
 from verl_mars.trainer.modes import MarsTrainerSync
 
 
-class ArmsWorker(BranchingWorker):
+def method_of_step(config: DictConfig, step: int) -> Method:
+    return Method() if arm_of(step) == "grpo" else METHODS["mars"](config.algorithm)
+
+
+class ArmsWorker(MarsAgentLoopWorker):
     """Rolls out the prompts of each step as its arm does."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,7 +33,7 @@ class ArmsWorker(BranchingWorker):
         self.of_first_phase: dict[str, Anchors] = {}
 
     async def generate_sequences(self, batch: Any) -> None:
-        self.with_anchors = arm_of(int(batch["global_steps"])) != "grpo"
+        self.method = method_of_step(self.config, int(batch["global_steps"]))
         await super().generate_sequences(batch)
 
     async def roll_out_first_phase(self, batch: Any) -> None:
@@ -75,8 +80,8 @@ class ArmsTrainer(MarsTrainerSync):
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = f"{__name__}.{ArmsManager.__name__}"
 
     def prepare_step(self) -> dict:
-        self.with_anchors = arm_of(self.global_steps) != "grpo"
+        self.method = method_of_step(self.config, self.global_steps)
         with open_dict(self.config):
-            self.config.algorithm.adv_estimator = "mars" if self.with_anchors else "grpo"
+            self.config.algorithm.adv_estimator = self.method.name or "grpo"
         with marked_timer("submit", self.timing_raw):
             return super().prepare_step()

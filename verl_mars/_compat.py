@@ -1,11 +1,69 @@
-"""The only file that touches a private name of verl or works around a fault of it.
+"""Patches of verl and torch, and the table of all private methods of verl that verl-mars overrides.
 
-Each entry says what verl does, why that is not enough, and when the entry can go. A contract test guards each one.
+Each patch says what verl does, why that is not enough, and when the patch can go. Contract tests guard every patch and
+every entry of :data:`HOOKS`.
 """
 
 import gc
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A private method of verl that classes of ours override, since verl has no public hook there."""
+
+    parameters: str
+    """Of verl's method, without ``self``."""
+    ours: tuple[str, ...]
+    """Classes below ``verl_mars``."""
+
+
+HOOKS: Mapping[str, Hook] = {
+    "AgentLoopWorker._compute_score": Hook(
+        "outputs, kwargs", ("liveness.reward_workers.LivingRewardWorkers", "rollout.worker.MarsAgentLoopWorker")
+    ),
+    "AgentLoopWorker._run_agent_loop": Hook(
+        "sampling_params, trajectory, agent_name, trace, kwargs", ("rollout.worker.MarsAgentLoopWorker",)
+    ),
+    "AgentLoopWorkerTQ._agent_loop_postprocess": Hook(
+        "output, validate, kwargs", ("rollout.worker.MarsAgentLoopWorker",)
+    ),
+    "AgentLoopWorkerTQ._run_prompt": Hook(
+        "prompt, sampling_params, trajectory, trace", ("rollout.worker.MarsAgentLoopWorker",)
+    ),
+    "PPOTrainer._build_replay_buffer": Hook("", ("trainer.trainer.ViewTrainer",)),
+    "PPOTrainer._compute_advantage": Hook("batch, metrics", ("trainer.trainer.ViewTrainer",)),
+    "PPOTrainer._compute_metrics": Hook(
+        "batch, metrics, timing_raw, global_steps, epoch",
+        ("trainer.reward_details.RewardDetails", "trainer.trainer.ViewTrainer"),
+    ),
+    "PPOTrainer._dump_generations": Hook(
+        "inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
+        ("trainer.reward_details.RewardDetails", "trainer.token_dump.DumpsTokens"),
+    ),
+    "PPOTrainer._init_dataloader": Hook("", ("trainer.trainer.ViewTrainer",)),
+    "PPOTrainer._init_resource_pool_mgr": Hook("", ("trainer.trainer.ViewTrainer",)),
+    "PPOTrainer._load_checkpoint": Hook("", ("trainer.anchor_memory.RemembersAnchors",)),
+    "PPOTrainer._log_rollout_data": Hook(
+        "batch, timing_raw, rollout_data_dir", ("trainer.reward_details.RewardDetails",)
+    ),
+    "PPOTrainer._save_checkpoint": Hook(
+        "", ("trainer.anchor_memory.RemembersAnchors", "trainer.checkpoints.SavesIdentity")
+    ),
+    "PPOTrainer._step_once": Hook("metrics, timing_raw, sample_batch_size", ("trainer.counts.SumsCounts",)),
+    "PPOTrainer._submit_batch_to_rollout": Hook("batch", ("trainer.anchor_memory.RemembersAnchors",)),
+    "ReplayBuffer._dapo_filtered_keys": Hook("partition_id", ("rollout.replay_buffer.GroupFilter",)),
+    "ReplayBuffer._evict_terminal_groups": Hook(
+        "global_steps, partition_id, eviction_reasons", ("liveness.waits.WaitsThatEnd",)
+    ),
+    "ReplayBuffer._materialize_batch": Hook(
+        "partition_id, selected_prompt_uids, partition_snapshot", ("rollout.replay_buffer.ReproducibleOrder",)
+    ),
+    "ReplayBuffer._sync_metadata_from_transfer_queue": Hook("", ("liveness.waits.WaitsThatEnd",)),
+}
+"""By the class of verl that defines the method, and its name."""
 
 
 def freeze_startup_objects() -> None:
@@ -46,7 +104,7 @@ def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) 
 
 
 def actor_id(actor: Any) -> str:
-    """What Ray's errors call an actor. Not a matter of verl: Ray's handles tell it by a private name only."""
+    """The id of an actor in Ray's errors. Ray's handles have it under a private name only."""
     return actor._actor_id.hex()
 
 
@@ -157,15 +215,3 @@ def average_vision_output(modeling_outputs: Any) -> None:
 
     if not hasattr(modeling_outputs.BaseModelOutputWithPooling, "mean"):
         modeling_outputs.BaseModelOutputWithPooling.mean = mean
-
-
-def as_list(column: Any) -> list[Any]:
-    """The values of a non-tensor field that TransferQueue returned: a numpy array, a NonTensorStack or a LinkedList."""
-    return column.tolist() if hasattr(column, "tolist") else list(column)
-
-
-def add_text_column(batch: Any, name: str, values: list[str]) -> None:
-    """A text for each prompt of a batch that goes to the agent loops, in the form that verl's workers take apart."""
-    from verl.utils.tensordict_utils import assign_non_tensor_stack
-
-    assign_non_tensor_stack(batch, name, values)

@@ -38,7 +38,7 @@ def doctor(
     ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
 ) -> None:
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
-    from verl_mars.doctor import inspect_plugin, inspect_ray_worker, inspect_recipe
+    from verl_mars.preflight.doctor import inspect_plugin, inspect_ray_worker, inspect_recipe
 
     warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
     os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
@@ -84,7 +84,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     track: Annotated[str, typer.Option(help="`default` or `interference`.")] = "default",
     algorithm: Annotated[
-        str, typer.Option(help="The toy recipe: mars, grpo, pgpo, vogue, dapo, mars_dapo, ...")
+        str, typer.Option(help="The toy recipe without `toy_` and `_grpo`: mars, grpo, mars_dapo, ...")
     ] = "mars",
 ) -> None:
     """A MARS training run on a CPU: the toy world, a warm start, training with verl, evaluation, pictures."""
@@ -107,7 +107,7 @@ def show_rows(
 
 @app.command("show-tokens")
 def show_tokens(
-    dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir, of a run with pgpo or vogue.")],
+    dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir, of a run whose method rescores.")],
     out: Annotated[Path, typer.Option(help="Folder for tokens.html.")] = Path("outputs/tokens"),
     count: Annotated[int, typer.Option(min=1, max=100, help="Prompts to show, one response of each.")] = 6,
     value: Annotated[str | None, typer.Option(help="dependency, uncertainty or weight.")] = None,

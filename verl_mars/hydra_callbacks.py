@@ -6,7 +6,6 @@ its callbacks have run, so nothing can be filled in there: a multirun that needs
 
 import os
 from importlib.util import find_spec
-from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,11 +24,11 @@ class FillIn(Callback):
         """Keys to fill in -> how the user gives them on the command line."""
         raise NotImplementedError
 
-    def values(self, config: DictConfig) -> dict[str, Any]:
+    def values(self, config: DictConfig) -> dict[str, object]:
         """The value of each missing key."""
         raise NotImplementedError
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Fill in what is missing."""
         self.prepare_process()
         if not self.missing(config):
@@ -38,7 +37,7 @@ class FillIn(Callback):
             for key, value in self.values(config).items():
                 OmegaConf.update(config, key, value)
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Refuse a multirun in which something is missing.
 
         Raises:
@@ -69,7 +68,7 @@ class InstalledAttention(FillIn):
             return {}
         return {self.attention: f"+{self.attention}=sdpa", self.packing: f"{self.packing}=false"}
 
-    def values(self, config: DictConfig) -> dict[str, Any]:
+    def values(self, config: DictConfig) -> dict[str, object]:
         print(
             f"verl-mars: {self.reason}, so the actor trains with attn_implementation=sdpa and "
             "without packing rows (use_remove_padding=false): slower, and with more memory"
@@ -106,7 +105,7 @@ class SelectCpu(FillIn):
         modules = self._modules()
         return {self.key: f"'{self.key}=\"{modules}\"'"} if known is not None and known != modules else {}
 
-    def values(self, config: DictConfig) -> dict[str, Any]:
+    def values(self, config: DictConfig) -> dict[str, object]:
         return {self.key: self._modules()}
 
     def _modules(self) -> str:
@@ -135,7 +134,7 @@ class PrepareToy(FillIn):
     def missing(self, config: DictConfig) -> dict[str, str]:
         return {key: f"{key}=..." for key in self.files if OmegaConf.select(config, key) is None}
 
-    def values(self, config: DictConfig) -> dict[str, Any]:
+    def values(self, config: DictConfig) -> dict[str, object]:
         from verl_mars.toy.prepare import prepare
 
         try:

@@ -1,15 +1,16 @@
 """verl's entry point (group ``verl.plugins``, name ``mars``): the only import side effect of verl-mars.
 
 ``import verl`` imports this module in every process: the driver, the task runner and every Ray worker. It must cost
-them next to nothing, so nothing of verl is imported here: each piece waits until the module of verl that it belongs to
-is imported by somebody else, and registers itself then. Importing this module twice changes nothing.
+them next to nothing, so nothing of verl is imported here: each part is registered when the module of verl that it
+belongs to is imported by somebody else. Importing this module twice changes nothing.
 
-verl swallows an exception of a plugin and goes on without it, which a user would meet much later as "Unknown advantage
-estimator". So an exception is kept in :data:`FAILURES`, and a stand-in takes the place of what could not be loaded: it
-raises :class:`PluginError` with the reason as soon as it is used. The trainer mode is used before any model is loaded.
+verl swallows an exception of a plugin and continues without it; a user would see "Unknown advantage estimator" much
+later. So exceptions are kept in :data:`FAILURES`, and a stand-in replaces each part that could not be loaded: it raises
+:class:`PluginError` with the reason as soon as it is used. The trainer mode is used before any model is loaded.
 """
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +19,6 @@ import wrapt
 from verl_mars import _compat
 
 SUPPORTED_VERL = ">=0.9.1,<0.10"
-ESTIMATORS = {name: f"verl_mars.trainer.estimators:{name}" for name in ("mars", "pgpo", "vogue")}
 REWARD_MANAGERS = {"mars": "verl_mars.reward.manager:MarsRewardManager"}
 TRAINER_MODES = {
     "mars_sync": "verl_mars.trainer.modes:MarsTrainerSync",
@@ -27,7 +27,10 @@ TRAINER_MODES = {
 }
 
 FAILURES: list[str] = []
-"""Why parts of the plugin could not be loaded in this process. Empty: all is well so far."""
+"""Why parts of the plugin could not be loaded in this process. Empty: no failure so far."""
+
+ESTIMATORS: list[str] = []
+"""Methods registered with verl in this process."""
 
 
 class PluginError(RuntimeError):
@@ -50,14 +53,19 @@ def check_verl_version() -> None:
         )
 
 
-def _load(path: str) -> Any:
-    """The object at ``module:name``; where it cannot be loaded, a stand-in that raises the reason when it is called."""
+def _load(path: str, *arguments: str) -> Any:
+    """The object at ``module:name``, called with the arguments if there are any.
+
+    If it cannot be loaded, a stand-in that raises the reason when it is called.
+    """
     module, _, name = path.partition(":")
     try:
         check_verl_version()
-        return getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever it is, verl would swallow it here: it is raised when the part is used
-        reason = f"verl-mars could not load {path}: {type(error).__name__}: {error}"
+        part = getattr(importlib.import_module(module), name)
+        return part(*arguments) if arguments else part
+    except Exception as error:  # verl would swallow it here, whatever it is: it is raised when the part is used
+        what = f"{path} for {', '.join(arguments)}" if arguments else path
+        reason = f"verl-mars could not load {what}: {type(error).__name__}: {error}"
         if reason not in FAILURES:
             FAILURES.append(reason)
 
@@ -68,8 +76,14 @@ def _load(path: str) -> Any:
 
 
 def _register_estimators(core_algos: ModuleType) -> None:
-    for name, path in ESTIMATORS.items():
-        core_algos.register_adv_est(name)(_load(path))
+    methods = _load("verl_mars.methods.table:METHODS")
+    for name in methods if isinstance(methods, Mapping) else ():
+        try:
+            core_algos.register_adv_est(name)(_load("verl_mars.methods.estimator:estimator", name))
+        except ValueError as error:  # verl has an estimator of this name
+            FAILURES.append(f"verl-mars could not register the method {name!r}: {error}")
+        else:
+            ESTIMATORS.append(name)
 
 
 def _register_reward_managers(reward_manager: ModuleType) -> None:

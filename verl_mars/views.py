@@ -1,4 +1,4 @@
-"""What a view is, and how it is rendered.
+"""Views of a prompt, and how they are rendered.
 
 A prompt has several *sources* (RGB, infrared, depth, camera 1..6). A view says how much of them the policy is shown:
 
@@ -11,10 +11,10 @@ noisy      every source, perturbed       VOGUE: how far it moves the policy
 blind      no source                     PGPO: how much a token depends on the images
 =========  ============================  =============================================
 
-A view that is **rolled out** turns a row into another row: the fields that verl's agent loop got from the data set
-(``raw_prompt``, ``reward_model``, ...) with the messages and, where the source has its own, the ground truth exchanged.
-A view that is **scored** turns a :class:`Trajectory`, a response that is already there, into what the policy is fed to
-say how likely the same response is under the view. Nothing is changed in place.
+A :class:`RolloutView` turns a row into another row: the fields that verl's agent loop gets from the data set
+(``raw_prompt``, ``reward_model``, ...) with other messages and, if the source has its own, another ground truth. A
+:class:`RescoreView` turns a :class:`Trajectory`, a response that exists already, into the tokens and pixels under which
+the policy says how likely the same response is. Nothing is changed in place.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import Field
+
+from verl_mars.config import Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,26 +103,29 @@ class Mono:
         return rendered
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How images are perturbed, each on its own; every part can be switched off with 0 or False.
+class Noise(Settings):
+    """How images are perturbed, each by its own draws; 0 or False switches a part off.
 
     The defaults are the paper's (VOGUE, section 4: flips, rotations, colour jitter and Gaussian noise of sigma 0.4; the
     angles and the strength of the jitter are those of the authors' code).
     """
 
-    sigma: float = 0.4
+    sigma: float = Field(default=0.4, ge=0, allow_inf_nan=False)
     """Standard deviation of Gaussian noise on pixels from 0 to 1, at the size at which the model sees the image."""
+
     flips: bool = True
-    """Mirror left-right and upside-down, each with probability 1/2."""
-    rotation_degrees: float = 10.0
-    """Turn by an angle up to this, either way; the size stays, corners turn black."""
-    brightness: float = 0.15
-    contrast: float = 0.15
+    """Mirror left-right and upside-down, each with probability 1/2, in ``turnable_tasks``."""
+
+    rotation_degrees: float = Field(default=10.0, ge=0, le=180)
+    """Turn by an angle up to this, either way, in ``turnable_tasks``; the size stays, corners turn black."""
+
+    brightness: float = Field(default=0.15, ge=0, le=1)
+    contrast: float = Field(default=0.15, ge=0, le=1)
     """Multiply by a factor of 1 +- this."""
-    turnable_tasks: tuple[str, ...] = ("count", "math")
-    """Tasks whose images may be flipped and rotated. A box or "left of" would be asked of another image than the one
-    that is shown; so rows of other tasks, and rows that do not say their task, are never turned."""
+
+    turnable_tasks: tuple[str, ...] = Field(default=("count", "math"), strict=False)
+    """Tasks (``extra_info.task``) whose answers stay right when an image is flipped or turned. A box or "left of" would
+    be asked of another image than the one that is shown; so rows of other tasks, or of no task, are never turned."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,23 @@ class Trajectory:
     """What the processor made of the images (verl's ``multi_modal_inputs``)."""
 
 
-class ScoredView(Protocol):
-    """A view under which a trajectory that is already there can be scored."""
+class RolloutView(Protocol):
+    """A view of a prompt that sessions can be rolled out on."""
+
+    @property
+    def name(self) -> str:
+        """Of the view, as ``mono(rgb)``."""
+
+    def render(self, row: Row) -> Row:
+        """The row as the policy is shown it under this view.
+
+        Raises:
+            ValueError: the row does not have what the view shows.
+        """
+
+
+class RescoreView(Protocol):
+    """A view that the log-probs of an existing trajectory can be computed under."""
 
     def show(self, trajectory: Trajectory) -> Trajectory | None:
         """The trajectory under this view, with every sampled token in its order; ``None``: it is the same there."""

@@ -7,8 +7,9 @@ import transfer_queue as tq
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
 from verl_mars import _compat
-from verl_mars.rollout.anchors import ANCHOR_FIELDS, Anchor, Anchors
-from verl_mars.rollout.worker import MarsAgentLoopWorker
+from verl_mars.methods import METHODS, Presentation
+from verl_mars.rollout.worker import MarsAgentLoopWorker, RunningPrompt
+from verl_mars.rows import ANCHOR_FIELDS, Anchor, Anchors
 
 ANCHORS = Anchors((Anchor("rgb", 0.5, 3.0, 9), Anchor("infrared", 1.0, 3.0, 8)), 0.2)
 
@@ -43,7 +44,7 @@ def make_worker():
         return None
 
     worker = MarsAgentLoopWorker.__new__(MarsAgentLoopWorker)
-    worker.with_anchors, worker.anchors_of_prompt = True, {}
+    worker.method, worker.running_prompts = METHODS["mars"](), {}
     worker._compute_teacher_logprobs = nothing
     worker._compute_multi_modal_inputs = lambda *_: {}
     worker._compute_position_ids = lambda ids, *_: ids
@@ -76,7 +77,7 @@ def test_a_fused_session_is_scored_before_its_anchors_are_there_and_written_afte
             await gate.wait()
             return ANCHORS
 
-        worker.anchors_of_prompt["u"] = asyncio.create_task(anchors())
+        worker.running_prompts["u"] = RunningPrompt(Presentation({}), asyncio.create_task(anchors()))
         fused = asyncio.create_task(session(worker))
         await asyncio.sleep(0.05)
         before = len(scored), dict(stored)

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_mars import hydra_callbacks
-from verl_mars.doctor import compose_recipe
+from verl_mars.preflight.doctor import compose_recipe
 
 CHOSEN = "+actor_rollout_ref.model.override_config.attn_implementation=eager"
 

@@ -1,4 +1,4 @@
-"""VOGUE's branches in the agent-loop worker, without Ray: who is noisy, on which images, and what is scored besides."""
+"""VOGUE's branches in the agent-loop worker, without Ray: who is noisy, on which images, and with which beside."""
 
 import asyncio
 from types import SimpleNamespace
@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from verl_mars.rollout.branches import BranchingWorker, NoisyGroup
-from verl_mars.rollout.fields import NOISY
-from verl_mars.settings import VogueSettings
+from verl_mars.methods import METHODS, Presentation
+from verl_mars.rollout.worker import MarsAgentLoopWorker, RunningPrompt
+from verl_mars.rows import NOISY
 
 STEPS = 10
 
@@ -31,9 +31,8 @@ class FilmedImages(Images):
 
 
 def make_worker(variant="paper", seed=0, dataset=Images):
-    worker = BranchingWorker.__new__(BranchingWorker)
-    worker.vogue = VogueSettings(variant=variant)
-    worker.noisy_groups = {}
+    worker = MarsAgentLoopWorker.__new__(MarsAgentLoopWorker)
+    worker.method = METHODS["vogue"]({"vogue": {"variant": variant}})
     worker.processor, worker.dataset_cls = SimpleNamespace(), dataset
     rollout = {"rollout": {"seed": seed}}
     worker.config = OmegaConf.create(
@@ -47,8 +46,13 @@ def prompt(index=0, images=("1", "2")):
     return {"uid": f"u{index}", "index": index, "raw_prompt": [{"role": "user", "content": content}]}
 
 
+def present(worker, row, step=0):
+    context = worker._prompt_context(row, {"step": step, "validate": False})
+    return asyncio.run(worker.method.present(row, context))
+
+
 def branch(worker, row, step=0):
-    return asyncio.run(worker._branch(row, {"step": step, "validate": False}))
+    return present(worker, row, step).prompt
 
 
 def shown(row):
@@ -64,21 +68,21 @@ def test_the_share_of_noisy_groups_falls_to_none():
 
 def test_paper_shows_the_noisy_images_and_keeps_the_raw_ones_beside():
     worker, row = make_worker(), prompt()
-    got = branch(worker, row)
-    group = worker.noisy_groups["u0"]
+    group = present(worker, row)
+    got = group.prompt
     raw = asyncio.run(worker._load_images(row["raw_prompt"]))
     assert all(isinstance(image, Image.Image) for image in shown(got)) and len(shown(got)) == 2
     assert [np.asarray(image).tolist() for image in group.other_images] == [np.asarray(i).tolist() for i in raw]
     assert all(not np.array_equal(a, b) for a, b in zip(shown(got), raw, strict=True))
-    assert group.raw_prompt is row["raw_prompt"] and shown(row) == ["1", "2"], "nothing is changed in place"
+    assert group.stored_messages is row["raw_prompt"] and shown(row) == ["1", "2"], "nothing is changed in place"
 
 
 def test_released_shows_the_raw_images_and_keeps_the_noisy_ones_beside():
     worker, row = make_worker("released"), prompt()
-    got = branch(worker, row)
+    group = present(worker, row)
     raw = asyncio.run(worker._load_images(row["raw_prompt"]))
-    assert shown(got) == ["1", "2"] and got[NOISY]
-    others = worker.noisy_groups["u0"].other_images
+    assert shown(group.prompt) == ["1", "2"] and group.prompt[NOISY]
+    others = group.other_images
     assert all(not np.array_equal(a, b) for a, b in zip(others, raw, strict=True))
 
 
@@ -91,8 +95,8 @@ def test_the_noise_depends_on_seed_prompt_and_step_alone():
 
 
 def test_a_prompt_without_images_is_never_noisy():
-    worker = make_worker()
-    assert branch(worker, prompt(images=()))[NOISY] is False and worker.noisy_groups == {}
+    group = present(make_worker(), prompt(images=()))
+    assert group.prompt[NOISY] is False and group.other_images == []
 
 
 def test_videos_are_refused():
@@ -101,7 +105,7 @@ def test_videos_are_refused():
 
 
 def test_images_of_a_tool_are_refused():
-    group = NoisyGroup(raw_prompt=[], other_images=[Image.new("RGB", (8, 8))])
+    group = RunningPrompt(Presentation({}, other_images=[Image.new("RGB", (8, 8))]))
     output = SimpleNamespace(multi_modal_data={"images": [1, 2]})
     with pytest.raises(ValueError, match="2 images and its prompt 1.*a tool returned"):
         make_worker()._other_inputs(group, output)
@@ -116,7 +120,7 @@ def test_inputs_of_the_other_view_are_made_once_for_a_group():
 
     worker._compute_multi_modal_inputs = compute
     other = [Image.new("RGB", (8, 8))]
-    group = NoisyGroup(raw_prompt=[], other_images=other)
+    group = RunningPrompt(Presentation({}, other_images=other))
     output = SimpleNamespace(multi_modal_data={"images": ["own"]}, prompt_ids=[1, 2], response_ids=[3])
     output.model_copy = lambda update: SimpleNamespace(**update)
     assert worker._other_inputs(group, output) == {"pixel_values": 1} == worker._other_inputs(group, [output])

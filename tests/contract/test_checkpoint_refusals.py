@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from verl_mars.doctor import compose_recipe, recipe_faults
+from verl_mars.preflight.checkpoints import Identity, how_to_continue
+from verl_mars.preflight.configuration import raise_on_faults
+from verl_mars.preflight.doctor import compose_recipe, recipe_faults
 from verl_mars.toy import model
-from verl_mars.trainer.checkpoints import Recipe, how_to_go_on
-from verl_mars.trainer.checks import raise_on_faults
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(tmp_path, toy):
     (saved / "config.json").write_text((toy / "config.json").read_text())
     (folder / "actor" / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": 1}))
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
-    Recipe.of(compose_recipe("toy_mars_grpo", overrides)).save(folder)
+    Identity.of(compose_recipe("toy_mars_grpo", overrides)).save(folder)
     return overrides
 
 
@@ -63,7 +63,7 @@ def test_that_of_another_recipe_is_refused_unless_it_is_named(run, tmp_path, ove
 
 
 def test_the_base_estimator_counts(run, tmp_path):
-    Recipe.of(compose_recipe("toy_pgpo_grpo", run)).save(tmp_path / "global_step_2")
+    Identity.of(compose_recipe("toy_pgpo_grpo", run)).save(tmp_path / "global_step_2")
     assert faults(run, recipe="toy_pgpo_grpo") == []
     (found,) = faults(run, "algorithm.pgpo.base=mars", recipe="toy_pgpo_grpo")
     assert "algorithm.pgpo.base = 'mars'" in found and "with 'grpo'" in found
@@ -99,7 +99,7 @@ def test_other_data_are_refused(run, tmp_path):
         pq.write_table(pa.table({"x": list(range(rows))}), tmp_path / f"{rows}.parquet")
     plain = ["algorithm.mars.check_data=false"]
     two, three = (f"data.train_files={tmp_path}/{rows}.parquet" for rows in (2, 3))
-    Recipe.of(compose_recipe("toy_mars_grpo", [*run, two])).save(tmp_path / "global_step_2")
+    Identity.of(compose_recipe("toy_mars_grpo", [*run, two])).save(tmp_path / "global_step_2")
     assert faults(run, *plain, two) == []
     (found,) = faults(run, *plain, three)
     assert "rows of data.train_files = 3" in found and "with 2" in found
@@ -144,5 +144,5 @@ def test_the_trainer_mode_refuses_it(run):
         ("trainer.default_local_dir=/nowhere", "No checkpoint was saved"),
     ],
 )
-def test_how_to_go_on(run, override, sentence):
-    assert sentence in how_to_go_on(compose_recipe("toy_mars_grpo", [*run, override]))
+def test_how_to_continue(run, override, sentence):
+    assert sentence in how_to_continue(compose_recipe("toy_mars_grpo", [*run, override]))

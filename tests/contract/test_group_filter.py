@@ -11,7 +11,7 @@ pytest.importorskip("verl")
 import transfer_queue as tq  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from verl_mars.rollout.group_filter import filter_on_union  # noqa: E402
+from verl_mars.methods import METHODS  # noqa: E402
 from verl_mars.rollout.replay_buffer import OrderedReplayBuffer, OrderedReplayBufferAsync  # noqa: E402
 
 NAN = math.nan
@@ -68,37 +68,37 @@ def test_verls_own_filter_sees_the_fused_rewards_alone(buffer):
 
 
 def test_a_group_is_dropped_only_if_anchors_agree_too(buffer):
-    filter_on_union(buffer)
+    buffer.ask(METHODS["mars"]().group_filter)
     dropped, counts = buffer._dapo_filtered_keys("train")
     assert dropped == {"dull", "alone", "failed"}
     assert counts == Counter({1.0: 1, 0.0: 1, 0.25: 1})
-    assert buffer.union.kept == {"gain", "interference"}
+    assert buffer.verdicts.kept == {"gain", "interference"}
 
 
 def test_a_verdict_is_reached_once(buffer):
-    filter_on_union(buffer)
+    buffer.ask(METHODS["mars"]().group_filter)
     first = buffer._dapo_filtered_keys("train")
     fetched = Counter(buffer.fetched)
     assert buffer._dapo_filtered_keys("train") == first and buffer.fetched == fetched
     buffer.finished_keys["train"] = {"dull", "gain"}
     dropped, counts = buffer._dapo_filtered_keys("train")
-    assert (dropped, counts, buffer.union.kept) == ({"dull"}, Counter({1.0: 1}), {"gain"})
+    assert (dropped, counts, buffer.verdicts.kept) == ({"dull"}, Counter({1.0: 1}), {"gain"})
 
 
 def test_validation_is_not_filtered(buffer):
-    filter_on_union(buffer)
+    buffer.ask(METHODS["mars"]().group_filter)
     assert buffer._dapo_filtered_keys("val") == (set(), Counter())
 
 
 def test_without_a_filter_nothing_changes(buffer):
     buffer.filter_groups_metric = None
-    filter_on_union(buffer)
-    assert buffer.union is None and buffer._dapo_filtered_keys("train") == (set(), Counter())
+    buffer.ask(METHODS["mars"]().group_filter)
+    assert buffer.verdicts is None and buffer._dapo_filtered_keys("train") == (set(), Counter())
 
 
 def test_groups_kept_through_their_anchors_are_counted(buffer, monkeypatch):
     """A batch of three groups, one of which verl's filter would have dropped."""
-    filter_on_union(buffer)
+    buffer.ask(METHODS["mars"]().group_filter)
     states = {uid: {"is_prompt": True, "status": "finished", "global_steps": 1} for uid in ("gain", "spread", "dull")}
     rows = {f"{uid}_{session}_0": {} for uid in states for session in (0, 1)}
     monkeypatch.setattr(tq, "kv_list", lambda: {"train": {**states, **rows}})
@@ -113,3 +113,8 @@ def test_groups_kept_through_their_anchors_are_counted(buffer, monkeypatch):
 class _Batch:
     def __init__(self, uids):
         self.keys = [f"{uid}_{session}_0" for uid in uids for session in (0, 1)]
+
+
+def test_a_method_that_looks_at_fused_rewards_alone_leaves_the_filter_to_verl(buffer):
+    buffer.ask(METHODS["mars"]({"mars": {"filter_on": "fused"}}).group_filter)
+    assert buffer.verdicts is None

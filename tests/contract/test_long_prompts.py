@@ -5,9 +5,10 @@ from PIL import Image
 from test_refusals import make_row, write
 from transformers import AutoProcessor
 
-from verl_mars.doctor import compose_recipe, inspect_recipe, recipe_faults
+from verl_mars.methods import method_of
+from verl_mars.preflight.data import length_faults
+from verl_mars.preflight.doctor import compose_recipe, inspect_recipe, recipe_faults
 from verl_mars.toy import model
-from verl_mars.trainer.data_checks import length_faults
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def longest(tmp_path, toy, rows, *overrides):
     processor = AutoProcessor.from_pretrained(config.actor_rollout_ref.model.path)
     for limit in range(20, 80):
         config.data.max_prompt_length = limit
-        if not length_faults(config, processor):
+        if not length_faults(config, method_of(config.algorithm), processor):
             return limit
     raise AssertionError
 

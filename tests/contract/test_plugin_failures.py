@@ -50,11 +50,11 @@ def run_python(arguments, env):
     return subprocess.run(command, env=env, cwd=elsewhere, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("code", "file"), [(TRAIN, "trainer/mixin.py"), (ESTIMATE, "trainer/estimators.py")])
+@pytest.mark.parametrize(("code", "file"), [(TRAIN, "trainer/trainer.py"), (ESTIMATE, "methods/estimator.py")])
 def test_the_reason_is_raised_where_the_part_is_used(broken, code, file):
     run = python(code, broken(file))
     assert run.returncode != 0
-    assert "PluginError: verl-mars could not load verl_mars.trainer" in run.stderr
+    assert "PluginError: verl-mars could not load verl_mars." in run.stderr
     assert "ImportError: broken on purpose" in run.stderr
 
 
@@ -65,7 +65,7 @@ def test_a_verl_out_of_range_is_named_with_the_range():
 
 
 def test_doctor_tells_a_part_that_cannot_be_loaded(broken):
-    run = doctor(broken("trainer/mixin.py"))
+    run = doctor(broken("trainer/trainer.py"))
     assert run.returncode == 1
     assert "fault verl-mars could not load verl_mars.trainer.modes:MarsTrainerSync" in run.stdout
     assert "broken on purpose" in run.stdout
@@ -86,6 +86,6 @@ def test_doctor_tells_that_the_environment_leaves_it_out():
 
 
 def test_doctor_tells_a_verl_out_of_range():
-    code = OLD_VERL + "from verl_mars.doctor import inspect_plugin\nprint(inspect_plugin().faults)"
+    code = OLD_VERL + "from verl_mars.preflight.doctor import inspect_plugin\nprint(inspect_plugin().faults)"
     run = python(code, dict(os.environ))
     assert "verl 0.8.2 is installed, but this verl-mars needs verl>=0.9.1,<0.10" in run.stdout

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from verl_mars.doctor import compose_recipe, recipe_faults
-from verl_mars.trainer.checks import config_faults, raise_on_faults
+from verl_mars.preflight.configuration import config_faults, raise_on_faults
+from verl_mars.preflight.doctor import compose_recipe, recipe_faults
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_recipes_that_score_a_view_are_fine(recipe):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("trainer.v1.trainer_mode=sync", ["trainer.v1.trainer_mode = 'sync' scores no view", "mars_sync"]),
+        ("trainer.v1.trainer_mode=sync", ["trainer.v1.trainer_mode = 'sync' rescores no view", "mars_sync"]),
         ("trainer.use_v1=false", ["trainer.use_v1 = False", "set it to true"]),
         ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n = 1"]),
         ("algorithm.rollout_correction.bypass_mode=true", ["bypass_mode = True", "set it to false"]),

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("ray")
+pytest.importorskip("verl")
 
 from ray.exceptions import ActorDiedError  # noqa: E402
 
-from verl_mars.rollout.fields import VIEW_FIELD  # noqa: E402
-from verl_mars.rollout.reward_workers import LivingRewardWorkers  # noqa: E402
+from verl_mars import _compat  # noqa: E402
+from verl_mars.rollout.worker import MarsAgentLoopWorker  # noqa: E402
+from verl_mars.rows import VIEW  # noqa: E402
 
-FUSED, MONO = {}, {VIEW_FIELD: "mono(ir)"}
+FUSED, MONO = {"uid": "u"}, {"uid": "u", VIEW: "mono(ir)"}
 
 
 class RewardWorker:
@@ -30,24 +31,27 @@ class RewardWorker:
             raise death
 
 
-class AgentLoopWorker:
-    """verl's, as far as scoring goes; it draws the first reward worker."""
+@pytest.fixture(autouse=True)
+def first_worker_scores(monkeypatch):
+    """verl's agent-loop worker draws the first reward worker."""
 
-    def __init__(self, workers):
-        self.reward_loop_worker_handles = workers
-
-    async def _compute_score(self, outputs, kwargs):
+    async def compute_score(self, outputs, kwargs):
         await self.reward_loop_worker_handles[0].answer()
         self.reward_loop_worker_handles[0].scored += 1
 
+    monkeypatch.setattr(_compat.agent_loop_worker_class(), "_compute_score", compute_score)
 
-class Ours(LivingRewardWorkers, AgentLoopWorker):
-    pass
+
+def worker_with(reward_workers):
+    worker = MarsAgentLoopWorker.__new__(MarsAgentLoopWorker)
+    worker.reward_loop_worker_handles = reward_workers
+    worker._asked, worker.running_prompts = {}, {}
+    return worker
 
 
 def make(*alive):
     workers = [RewardWorker(str(number), lives) for number, lives in enumerate(alive)]
-    return Ours(list(workers)), workers
+    return worker_with(list(workers)), workers
 
 
 def test_a_fused_session_is_scored_by_another():
@@ -91,6 +95,6 @@ def test_where_none_is_left_each_session_fails(kwargs):
 
 
 def test_a_colocated_reward_model_has_no_workers_to_ask():
-    ours = Ours(None)
+    ours = worker_with(None)
     ours.ask_reward_workers()
     assert ours.reward_loop_worker_handles is None

@@ -1,4 +1,4 @@
-"""Scoring a view against a stand-in for TransferQueue and the workers: which rows, which tokens, and cleaned up."""
+"""Rescoring against a stand-in for TransferQueue and the workers: which rows, which tokens, and cleaned up."""
 
 from types import SimpleNamespace
 
@@ -6,9 +6,12 @@ import pytest
 import torch
 from transfer_queue import KVBatchMeta
 
-from verl_mars.trainer import scoring, token_dump
+from verl_mars import store
+from verl_mars.methods import METHODS, RowsToView, TokenValues, ViewContext
+from verl_mars.rows import NOISY, OTHER_VISUAL_INPUTS
+from verl_mars.trainer import rescore as rescoring
+from verl_mars.trainer import token_dump
 from verl_mars.trainer.divergence_worker import RESULTS
-from verl_mars.trainer.scored_views import blind_views, other_pixels
 from verl_mars.views import Blind, OtherPixels, Trajectory
 
 IMAGE = 9
@@ -21,7 +24,7 @@ class Queue:
         self.rows, self.cleared = {}, []
 
     def kv_batch_put(self, keys, partition_id, fields, tags):
-        assert partition_id == scoring.PARTITION and len(tags) == len(keys)
+        assert partition_id == rescoring.PARTITION and len(tags) == len(keys)
         self.rows |= {key: {name: fields[name][i] for name in fields.keys()} for i, key in enumerate(keys)}
 
     def kv_batch_get(self, keys, partition_id, select_fields):
@@ -51,7 +54,7 @@ class Workers:
 @pytest.fixture
 def queue(monkeypatch):
     queue = Queue()
-    monkeypatch.setattr(scoring, "tq", queue)
+    monkeypatch.setattr(store, "tq", queue)
     return queue
 
 
@@ -70,7 +73,7 @@ OLD = [torch.full((len(row.response),), -50.0) for row in ROWS.values()]
 
 
 def score(views, workers, multiple=1):
-    scores = scoring.score_views(list(ROWS), list(ROWS.values()), views, OLD, workers, 0.7, multiple)
+    scores = rescoring.rescore(list(ROWS), list(ROWS.values()), views, OLD, workers, 0.7, multiple)
     return scores.log_probs, scores.rows
 
 
@@ -141,7 +144,7 @@ class Comparers(Workers):
 def compare(views, workers, multiple=1, pixels=""):
     batch = KVBatchMeta(keys=list(ROWS), tags=[{}] * len(ROWS), partition_id="train")
     rows = list(ROWS.values())
-    return scoring.compare_views(batch, rows, views, OLD, workers, 0.7, multiple, pixels, Blind(frozenset({IMAGE})))
+    return rescoring.compare_views(batch, rows, views, OLD, workers, 0.7, multiple, pixels, Blind(frozenset({IMAGE})))
 
 
 def test_each_sampled_token_is_compared_at_the_place_that_predicts_it(queue):
@@ -173,6 +176,16 @@ def test_other_rows_fill_up_without_pixels_and_are_left_out_again(queue):
     assert [row.tolist() for row in scores.divergence] == [[0, 0], [1, 2, 3], [0] * 4] and scores.rows == 1
 
 
+def test_pixels_that_a_view_brings_along_are_stored_with_the_training_rows(queue, monkeypatch):
+    """And taken away again: a method without pixels in the store may still rescore under other ones."""
+    stored, workers = [], Comparers(queue)
+    monkeypatch.setattr(store, "write", lambda batch, columns: stored.append(columns))
+    compare([None, OtherPixels({"pixel_values": 7}), None], workers)
+    (_, own), *_ = workers.batches
+    assert own.extra_info["pixels"] == OTHER_VISUAL_INPUTS and OTHER_VISUAL_INPUTS in own.fields
+    assert stored == [{OTHER_VISUAL_INPUTS: [{}, {"pixel_values": 7}, {}]}, {OTHER_VISUAL_INPUTS: [{}, {}, {}]}]
+
+
 def test_nothing_to_compare_needs_no_worker(queue):
     scores = compare([None] * 3, Comparers(queue, fails=True))
     assert scores.rows == 0 and not any(row.any() for row in scores.divergence)
@@ -187,20 +200,24 @@ def test_the_partition_is_cleared_when_comparing_fails(queue):
 # ---------------------------------------------------------------- which views, and the dump of tokens
 
 
+def views_of(name, processor, real, fields=None):
+    rows = RowsToView(keys=["a_0_0"] * len(real), real=torch.tensor(real), trajectories=[], fields=fields or {})
+    return METHODS[name]().views(rows, ViewContext(None, processor, step=1, seed=0))
+
+
 def test_the_blind_view_hides_the_processors_image_and_video_tokens():
     processor = SimpleNamespace(image_token_id=IMAGE, video_token_id=8)
-    views = blind_views({}, torch.tensor([True, False]), processor)
-    assert views == [Blind(frozenset({IMAGE, 8})), None]
+    assert views_of("pgpo", processor, [True, False]) == [Blind(frozenset({IMAGE, 8})), None]
 
 
 def test_a_model_without_image_tokens_has_no_blind_view():
     with pytest.raises(ValueError, match="needs a vision-language model"):
-        blind_views({}, torch.tensor([True]), SimpleNamespace())
+        views_of("pgpo", SimpleNamespace(), [True])
 
 
 def test_rows_of_noisy_groups_alone_get_other_pixels():
-    data = {"vogue_noisy": [True, False, True], "other_visual_inputs": [{"a": 1}, {}, {"a": 1}]}
-    assert other_pixels(data, torch.tensor([True, True, False]), None) == [OtherPixels({"a": 1}), None, None]
+    fields = {NOISY: [True, False, True], OTHER_VISUAL_INPUTS: [{"a": 1}, {}, {"a": 1}]}
+    assert views_of("vogue", None, [True, True, False], fields) == [OtherPixels({"a": 1}), None, None]
 
 
 def test_tokens_are_dumped_by_key(monkeypatch):
@@ -212,15 +229,17 @@ def test_tokens_are_dumped_by_key(monkeypatch):
     prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": content}]
     nested = torch.nested.as_nested_tensor([torch.tensor([1, 2, 3]), torch.tensor([4])], layout=torch.jagged)
     rows = {"responses": nested, "response_mask": nested > 1, "raw_prompt": [prompt, prompt]}
-    monkeypatch.setattr(token_dump, "tq", SimpleNamespace(kv_batch_get=lambda **_: rows))
+    monkeypatch.setattr(store, "tq", SimpleNamespace(kv_batch_get=lambda **_: rows))
     dump = token_dump.TokenDump(SimpleNamespace(decode=lambda ids: f"<{ids[0]}>"))
     batch = SimpleNamespace(keys=["x", "y"], partition_id="train")
-    dump.add(batch, {"dependency": torch.tensor([[0.1, 0.2, 1 / 3], [0.4, 0.0, 0.0]])})
+    values = torch.tensor([[0.1, 0.2, 1 / 3], [0.4, 0.0, 0.0]])
+    dump.add(batch, {"dependency": TokenValues(values, "nats")})
     assert not dump.has([]) and not dump.has(["x", "other"]) and dump.has(["y", "x"])
     assert dump.take(["y", "x"]) == {
         "tokens": [["<4>"], ["<1>", "<2>", "<3>"]],
         "sampled": [[True], [False, True, True]],
         "images": [["/a.png", None]] * 2,
+        "token_values": [{"dependency": "nats"}] * 2,
         "dependency": [[0.4], [0.1, 0.2, 0.333333]],
     }
     assert not dump.has(["x"]), "nothing is kept after"

@@ -16,17 +16,23 @@ from verl_mars import _compat
 # ---------------------------------------------------------------- trainer
 
 
-def test_the_trainer_has_the_methods_that_the_mixin_extends():
-    ours = "verl_mars/trainer/mixin.py"
+def test_the_trainer_counts_prompts_after_the_processor_and_before_the_models():
+    ours = "verl_mars/trainer/trainer.py (_init_dataloader)"
     expect(parameters(PPOTrainer.__init__) == ["self", "config"], "the constructor of PPOTrainer", ours)
-    expect(parameters(PPOTrainer._build_replay_buffer) == ["self"], "PPOTrainer._build_replay_buffer", ours)
-    expect(
-        parameters(PPOTrainer._compute_advantage) == ["self", "batch", "metrics"], "PPOTrainer._compute_advantage", ours
-    )
-    expect(parameters(PPOTrainer.fit) == ["self", "agent_loop_manager"], "PPOTrainer.fit", ours)
     setup = inspect.getsource(PPOTrainer._setup)
     steps = [setup.index(name) for name in ("_init_tokenizer()", "_init_dataloader()", "init_model()")]
     expect(steps == sorted(steps), "prompts can be counted after the processor and before the models load", ours)
+
+
+def test_public_methods_that_ours_extend():
+    for name, arguments in (
+        ("fit", ["self", "agent_loop_manager"]),
+        ("step", ["self", "metrics", "timing_raw"]),
+        ("on_train_begin", ["self"]),
+    ):
+        expect(
+            parameters(getattr(PPOTrainer, name)) == arguments, f"PPOTrainer.{name}", "verl_mars/trainer and liveness"
+        )
 
 
 def test_the_trainer_still_compares_mode_names():
@@ -43,7 +49,7 @@ def test_the_trainer_does_not_fetch_anchors_itself():
     expect(
         '"uid", "response_mask", "rm_scores"' in source and "anchor" not in source,
         "the list of fields that _compute_advantage fetches from TransferQueue",
-        "verl_mars/trainer/mixin.py (_compute_advantage)",
+        "verl_mars/trainer/row_values.py (_anchors)",
     )
 
 
@@ -54,7 +60,7 @@ def test_the_task_runner_reads_the_manager_class_after_the_trainer_was_made():
     expect(
         source.index("self.trainer = trainer_cls(config=config)") < source.rindex("self.init_agent_loop_manager()"),
         "the order in which TaskRunnerV1 makes the trainer and the agent-loop manager",
-        "verl_mars/trainer/mixin.py (__init__ sets agent_loop_manager_class)",
+        "verl_mars/trainer/trainer.py (__init__ sets agent_loop_manager_class)",
     )
 
 
@@ -66,7 +72,7 @@ def test_padding_rows_are_marked_by_tag_and_carry_copies_of_all_fields():
         "multi_modal_inputs": {"pixel_values": torch.zeros(1)},
     }
     row, tag = construct_minimal_padding_template(source, {"status": "success"}, eos_token_id=1)
-    ours = "verl_mars/trainer/keys.py"
+    ours = "verl_mars/rows.py"
     expect(tag.get("is_padding") is True, "the tag of padding rows (is_padding)", ours)
     expect("anchor_scores" in row, "padding rows no longer copy unknown fields", ours)
     expect(row["rm_scores"].sum() == 0 and row["response_mask"].sum() == 0, "reward or mask of padding rows", ours)
@@ -79,7 +85,7 @@ def test_padding_rows_have_uids_and_keys_of_their_own():
     expect(
         'f"pad{uuid.uuid4().hex}"' in source and 'f"{pad_uid}_{local_idx}_0"' in source,
         "the uid or the key of padding rows",
-        "verl_mars/trainer/keys.py",
+        "verl_mars/rows.py",
     )
 
 
@@ -89,7 +95,7 @@ def test_what_a_run_reserves_of_rays_cpus():
     from verl.single_controller.ray import ResourcePoolManager
     from verl.workers.rollout.replica import RolloutReplica
 
-    ours = "reserved_cpus in verl_mars/doctor.py"
+    ours = "reserved_cpus in verl_mars/preflight/doctor.py"
     for actor in (TransferQueueController, SimpleStorageUnit):
         expect(actor._default_options.get("num_cpus") == 1, f"the CPUs of TransferQueue's {actor}", ours)
     expect(ResourcePoolManager.max_colocate_count == 3, "the CPUs of a bundle of a resource pool", ours)
@@ -97,7 +103,7 @@ def test_what_a_run_reserves_of_rays_cpus():
     expect("max_colocate_count=2" in inspect.getsource(RolloutReplica), "the CPUs of a rollout server of its own", ours)
 
 
-# ---------------------------------------------------------------- scoring a view
+# ---------------------------------------------------------------- rescoring
 
 
 def test_actor_workers_compute_log_probs_of_any_partition():
@@ -106,7 +112,7 @@ def test_actor_workers_compute_log_probs_of_any_partition():
     expect(
         parameters(ActorRolloutRefWorker.compute_log_prob) == ["self", "data"],
         "how the actor workers are asked for log-probs",
-        "verl_mars/trainer/scoring.py",
+        "verl_mars/trainer/rescore.py",
     )
 
 
@@ -171,15 +177,7 @@ def test_old_log_probs_and_entropy_are_fields_of_the_rows():
     expect(
         'data["old_log_probs"]' in source and 'data["entropy"]' in source,
         "where the old log-probs and the entropy are stored",
-        "verl_mars/trainer/scoring.py and scored_views.py",
-    )
-
-
-def test_metrics_are_computed_with_the_times_of_the_step():
-    expect(
-        parameters(PPOTrainer._compute_metrics)[:4] == ["self", "batch", "metrics", "timing_raw"],
-        "the arguments of PPOTrainer._compute_metrics",
-        "verl_mars/trainer/scored_views.py",
+        "verl_mars/trainer/row_values.py",
     )
 
 
@@ -187,7 +185,7 @@ def test_the_trainer_settles_the_number_of_steps_with_the_data():
     expect(
         "self.total_training_steps = " in inspect.getsource(PPOTrainer._init_dataloader),
         "where the total number of steps is known",
-        "_init_dataloader in verl_mars/trainer/scored_views.py",
+        "_init_dataloader in verl_mars/trainer/trainer.py",
     )
 
 
@@ -196,11 +194,11 @@ def test_images_are_loaded_and_processed_as_the_agent_loop_does():
     expect(
         parameters(worker._compute_multi_modal_inputs) == ["self", "output", "input_ids"],
         "how visual inputs of a trajectory are made",
-        "_other_inputs in verl_mars/rollout/branches.py",
+        "_other_inputs in verl_mars/rollout/worker.py",
     )
     loads = getattr(RLHFDataset, "process_multi_modal_info", None) or RLHFDataset.process_vision_info
     expect(
         {"messages", "image_patch_size", "config"} <= set(parameters(loads)),
         "how a conversation's images are loaded",
-        "_load_images in verl_mars/rollout/branches.py",
+        "_load_images in verl_mars/rollout/worker.py",
     )

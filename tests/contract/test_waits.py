@@ -9,7 +9,7 @@ pytest.importorskip("verl")
 import transfer_queue as tq  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from verl_mars.rollout import waits  # noqa: E402
+from verl_mars.liveness import waits  # noqa: E402
 from verl_mars.rollout.replay_buffer import OrderedReplayBuffer, OrderedReplayBufferAsync  # noqa: E402
 
 

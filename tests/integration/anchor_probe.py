@@ -10,17 +10,17 @@ import wrapt
 def _install(_v1):
     import transfer_queue as tq
 
-    from verl_mars import _compat
-    from verl_mars.trainer.mixin import AnchorsMixin
+    from verl_mars.rows import as_list
+    from verl_mars.trainer.modes import MarsTrainer
 
-    original = AnchorsMixin._compute_advantage
+    original = MarsTrainer._compute_advantage
 
     def compute_advantage(self, batch, metrics):
         stored = sorted(tq.kv_list("train")["train"])
         batch = original(self, batch, metrics)
         fields = ["uid", "index", "anchor_scores", "anchor_sources", "rm_scores", "advantages"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        values = {name: _compat.as_list(data[name]) for name in ("uid", "index", "anchor_sources")}
+        values = {name: as_list(data[name]) for name in ("uid", "index", "anchor_sources")}
         rows = [
             {
                 "key": batch.keys[i],
@@ -40,7 +40,7 @@ def _install(_v1):
             json.dump({"stored": stored, "rows": rows}, file)
         return batch
 
-    AnchorsMixin._compute_advantage = compute_advantage
+    MarsTrainer._compute_advantage = compute_advantage
 
 
 wrapt.register_post_import_hook(_install, "verl.trainer.ppo.v1")

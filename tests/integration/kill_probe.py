@@ -14,9 +14,9 @@ import wrapt
 def _install(_v1):
     import ray
 
-    from verl_mars.trainer.mixin import AnchorsMixin
+    from verl_mars.trainer.modes import MarsTrainer
 
-    original = AnchorsMixin._submit_batch_to_rollout
+    original = MarsTrainer._submit_batch_to_rollout
     kind, step = os.environ["KILL"].split(":")
 
     def submit_batch_to_rollout(self, batch):
@@ -31,7 +31,7 @@ def _install(_v1):
             os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         return number
 
-    AnchorsMixin._submit_batch_to_rollout = submit_batch_to_rollout
+    MarsTrainer._submit_batch_to_rollout = submit_batch_to_rollout
 
 
 wrapt.register_post_import_hook(_install, "verl.trainer.ppo.v1")

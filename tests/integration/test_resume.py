@@ -5,8 +5,8 @@ import json
 import pytest
 from drift import assert_same
 
-from verl_mars.doctor import compose_recipe
-from verl_mars.trainer.checkpoints import checkpoint_faults, last_checkpoint
+from verl_mars.preflight.checkpoints import checkpoint_faults, last_checkpoint
+from verl_mars.preflight.doctor import compose_recipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.regress]
 

@@ -16,7 +16,7 @@ from drift import drift, numbers
 from letters_reward import LETTERS
 
 from verl_mars.data.schema import write_rows
-from verl_mars.trainer.checks import MANAGER_CLASS
+from verl_mars.preflight.configuration import MANAGER_CLASS
 
 pytestmark = [pytest.mark.integration, pytest.mark.regress]
 

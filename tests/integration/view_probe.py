@@ -12,27 +12,27 @@ FIELDS = ["prompts", "responses", "response_mask", "old_log_probs", "view_log_pr
 def _install(_v1):
     import transfer_queue as tq
 
-    from verl_mars import _compat
+    from verl_mars.rows import NOISY, OTHER_VISUAL_INPUTS, as_list
     from verl_mars.trainer.modes import MarsTrainerSync
 
     original = MarsTrainerSync._compute_advantage
 
     def compute_advantage(self, batch, metrics):
         batch = original(self, batch, metrics)
-        noisy = ["vogue_noisy", "other_visual_inputs"] if self.config.algorithm.adv_estimator == "vogue" else []
-        exact = ["view_divergence", "view_reverse_divergence"] if self._exact else []
+        noisy = [NOISY, OTHER_VISUAL_INPUTS] if self.config.algorithm.adv_estimator == "vogue" else []
+        exact = ["view_divergence", "view_reverse_divergence"] if self.method.exact else []
         data = tq.kv_batch_get(
             keys=batch.keys,
             partition_id=batch.partition_id,
             select_fields=[*FIELDS, "uid", "index", "rm_scores", *noisy, *exact],
         )
         columns = {name: [row.tolist() for row in data[name].unbind()] for name in [*FIELDS, *exact]}
-        columns["uid"] = _compat.as_list(data["uid"])
-        columns["index"] = [int(index) for index in _compat.as_list(data["index"])]
+        columns["uid"] = as_list(data["uid"])
+        columns["index"] = [int(index) for index in as_list(data["index"])]
         columns["reward"] = [row.sum().item() for row in data["rm_scores"].unbind()]
         if noisy:
-            columns["noisy"] = _compat.as_list(data["vogue_noisy"])
-            columns["pixels_left"] = [len(inputs) for inputs in _compat.as_list(data["other_visual_inputs"])]
+            columns["noisy"] = as_list(data[NOISY])
+            columns["pixels_left"] = [len(inputs) for inputs in as_list(data[OTHER_VISUAL_INPUTS])]
         columns["is_padding"] = [bool(tag.get("is_padding", False)) for tag in batch.tags]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         left = sorted(tq.kv_list("mars_views").get("mars_views", {}))

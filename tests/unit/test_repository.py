@@ -1,171 +1,17 @@
-"""Files that no code imports agree with the code: workflows, documentation, citation, release files."""
+"""Files that no code imports agree with the code: workflows, citation, pins, images, the wheel."""
 
-import ast
-import importlib.util
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
-from functools import cache
-from pathlib import Path
 
 import pytest
-import typer.main
 import yaml
+from repository_files import IDS, ROOT, code_blocks, fault_of, load, shell_commands
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-IDS = {"ids": lambda value: value.name if isinstance(value, Path) else None}
-
-
-def load(path):
-    """A module that belongs to no package."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# ---------------------------------------------------------------- commands
-
-
-@cache
-def make_targets():
-    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-
-@cache
-def cli_commands():
-    """Words of a command, as ("verl-mars", "data", "list") -> (its options, whether it is only a group)."""
-
-    def walk(command, words):
-        options = {flag for parameter in command.params for flag in [*parameter.opts, *parameter.secondary_opts]}
-        inner = getattr(command, "commands", {})
-        yield words, ({flag for flag in options if flag.startswith("-")} | {"--help"}, bool(inner))
-        for name, child in inner.items():
-            yield from walk(child, (*words, name))
-
-    from verl_mars.cli import app
-
-    return dict(walk(typer.main.get_command(app), ("verl-mars",)))
-
-
-def shell_commands(text):
-    """The commands of a shell text as lists of words: comments, loops and assignments left out."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&()<>")
-        lexer.wordchars += "~=*$,:@%+-./[]{}"  # words of a command line
-        words = []
-        for word in [*lexer, ";"]:
-            if set(word) <= set(";|&()<>"):
-                while words and (words[0] in ("do", "then") or re.match(r"[A-Z_]+=", words[0])):
-                    words = words[1:]
-                if words:
-                    yield words
-                words = []
-            else:
-                words.append(word)
-
-
-def fault_of(words):
-    """Why a command of the documentation cannot be run; None if nothing is known against it."""
-    if words[0] == "make":
-        targets = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
-        unknown = set(targets) - make_targets()
-        return f"no make target {', '.join(sorted(unknown))}" if unknown else None
-    if words[0] == "verl-mars":
-        known = cli_commands()
-        depth = max(n for n in range(1, len(words) + 1) if tuple(words[:n]) in known)
-        options, is_group = known[tuple(words[:depth])]
-        following = words[depth] if depth < len(words) else "--help"
-        if is_group and not following.startswith("-"):
-            return f"{' '.join(words[:depth])} has no command {following}"
-        used = {word.split("=")[0] for word in words[depth:] if re.match(r"--?[a-z]", word)}
-        return (
-            f"{' '.join(words[:depth])} has no option {', '.join(sorted(used - options))}" if used - options else None
-        )
-    if words[0].startswith("python") and len(words) > 1 and words[1].endswith(".py"):
-        return None if (ROOT / words[1]).exists() else f"no file {words[1]}"
-    return None
-
-
-def code_blocks(path):
-    """(language, text, line number) of the fenced code blocks of a page."""
-    language, start, lines = None, 0, []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.lstrip().startswith("```"):
-            if language is None:
-                language, start, lines = line.strip().removeprefix("```"), number, []
-            else:
-                yield language, "\n".join(lines) + "\n", start
-                language = None
-        elif language is not None:
-            lines.append(line)
-    assert language is None, f"{path.name}:{start}: the code block is not closed"
-
-
-def commands_in(path):
-    for language, text, _ in code_blocks(path):
-        if language in ("bash", "sh"):
-            yield from shell_commands(text)
-    prose = re.sub(r"^#.*$", "", path.read_text(), flags=re.MULTILINE)  # headings of the page of errors quote messages
-    for text in re.findall(r"`((?:make|verl-mars|python) [^`]+)`", prose):
-        yield from shell_commands(text)
-
-
-@pytest.mark.parametrize(
-    ("command", "fault"),
-    [
-        ("make demo", None),
-        ("make dmeo", "no make target dmeo"),
-        ("FOO=1 make test ARGS='-k x'", None),
-        ("verl-mars doctor --config-name mars_grpo dataset=llvip  # a comment", None),
-        ("verl-mars doctor --config mars_grpo", "verl-mars doctor has no option --config"),
-        ("verl-mars data covnert llvip", "verl-mars data has no command covnert"),
-        ("verl-mars docter", "verl-mars has no command docter"),
-        ("for x in a b; do\n  make nothing && verl-mars doctor\ndone", "no make target nothing"),
-        ("python benchmarks/nothing.py", "no file benchmarks/nothing.py"),
-    ],
-)
-def test_faults_of_commands_are_found(command, fault):
-    faults = [found for words in shell_commands(command) if (found := fault_of(words))]
-    assert faults == ([fault] if fault else [])
-
-
-@pytest.mark.parametrize("page", PAGES, **IDS)
-def test_commands_of_the_documentation_exist(page):
-    faults = [f"{' '.join(words)}: {fault}" for words in commands_in(page) if (fault := fault_of(words))]
-    assert not faults, "\n".join(faults)
-
-
-def parse_block(language, text):
-    if language == "python":
-        ast.parse(text)
-    elif language == "json":
-        decoder, rest = json.JSONDecoder(), text.strip()
-        while rest:  # one value or several
-            rest = rest[decoder.raw_decode(rest)[1] :].lstrip()
-    elif language == "yaml":
-        list(yaml.safe_load_all(text))
-    elif language in ("bash", "sh"):
-        list(shell_commands(text))
-    elif language not in ("text", "bibtex", "", "diff", "make", "console"):
-        raise ValueError(f"unknown language {language!r}")
-
-
-@pytest.mark.parametrize("page", PAGES, **IDS)
-def test_code_blocks_parse(page):
-    for language, text, line in code_blocks(page):
-        try:
-            parse_block(language, text)
-        except (ValueError, SyntaxError, yaml.YAMLError) as error:
-            pytest.fail(f"{page.name}:{line}: {error}")
-
-
 # ---------------------------------------------------------------- workflows
 
 
@@ -222,52 +68,6 @@ def test_bug_reports_come_with_the_doctors_output():
         assert doctor["validations"]["required"]
         (command,) = re.findall(r"`([^`]+)`", doctor["attributes"]["label"])
         assert fault_of(shlex.split(command)) is None
-
-
-# ---------------------------------------------------------------- documentation site
-
-
-def navigation(entry):
-    """The pages of a navigation, in order."""
-    if isinstance(entry, str):
-        return [entry]
-    inner = entry.values() if isinstance(entry, dict) else entry
-    return [page for item in inner for page in navigation(item)]
-
-
-def test_every_page_is_in_the_navigation_once():
-    """mkdocs is strict about this as well, but takes half a minute and an environment."""
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    generated = {f"reference/{page}" for page, _ in load("docs/_site/generate.py").pages()}
-    root_pages = dict(re.findall(r'"(\w+\.md)": "(project/[\w-]+\.md)"', (ROOT / "docs/_site/hooks.py").read_text()))
-    assert root_pages and all((ROOT / name).exists() for name in root_pages)
-    assert sorted(navigation(config["nav"])) == sorted(written | generated | set(root_pages.values()))
-
-
-def test_the_command_line_page_has_every_command_and_option():
-    text = dict(load("docs/_site/generate.py").pages())["cli.md"]
-    for words, (options, is_group) in cli_commands().items():
-        if not is_group:
-            section = text.split(f"## {' '.join(words)}\n")[1].split("\n## ")[0]
-            assert all(f"`{flag}`" in section for flag in options - {"--help"}), words
-
-
-def test_the_page_of_tasks_has_every_task():
-    from verl_mars.tasks import TASKS
-
-    text = dict(load("docs/_site/generate.py").pages())["tasks.md"]
-    for name, task in TASKS.items():
-        section = text.split(f"## {name}\n")[1].split("\n## ")[0]
-        assert task.example in section and all(f"`{key}`" in section for key in task.keys)
-
-
-def test_support_is_claimed_by_tests_that_exist():
-    rows = [row for part in yaml.safe_load((ROOT / "docs/_site/support.yaml").read_text()) for row in part["rows"]]
-    assert {row["status"] for row in rows} == {"tested", "composed", "refused", "untested"}
-    for row in rows:
-        assert "by" in row or row["status"] == "untested", row
-        assert (ROOT / row.get("by", ".")).exists(), row
 
 
 # ---------------------------------------------------------------- citation and release

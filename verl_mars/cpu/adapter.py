@@ -3,10 +3,12 @@
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import ray
 import torch
+from ray.actor import ActorHandle
+from torch.distributed.device_mesh import DeviceMesh
+from verl.workers.config import HFModelConfig, RolloutConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.utils import ensure_async_iterator
 
@@ -19,16 +21,23 @@ logger = logging.getLogger(__name__)
 class TransformersAdapter(BaseRollout):
     """One in each trainer rank, for the one replica that belongs to this rank."""
 
-    def __init__(self, config: Any, model_config: Any, device_mesh: Any, replica_rank: int = -1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        config: RolloutConfig,
+        model_config: HFModelConfig,
+        device_mesh: DeviceMesh,
+        replica_rank: int = -1,
+        **kwargs: object,
+    ) -> None:
         super().__init__(config, model_config, device_mesh)
         check_parallel_sizes(self.config)
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
         self.is_leader_rank = True
-        self._server: Any = None
+        self._server: ActorHandle | None = None
         freeze_startup_objects()
 
     @property
-    def server(self) -> Any:
+    def server(self) -> ActorHandle:
         # Not before it is needed: the server is started after the trainer's workers.
         if self._server is None:
             self._server = ray.get_actor(server_name(self.replica_rank))
@@ -46,8 +55,8 @@ class TransformersAdapter(BaseRollout):
         weights: Iterable[tuple[str, torch.Tensor]],
         wire_format: str = "named_tensors",
         global_steps: int | None = None,
-        peft_config: Any = None,
-        **kwargs: Any,
+        peft_config: object = None,
+        **kwargs: object,
     ) -> None:
         """Send all weights in buckets of ``checkpoint_engine.update_weights_bucket_megabytes``.
 
@@ -84,7 +93,7 @@ class TransformersAdapter(BaseRollout):
             return error
         return None
 
-    def _refusal(self, wire_format: str, peft_config: Any) -> ValueError | None:
+    def _refusal(self, wire_format: str, peft_config: object) -> ValueError | None:
         if wire_format != "named_tensors":
             return ValueError(
                 f"the rollout engine transformers cannot read weights in the format {wire_format!r}; "

@@ -5,22 +5,25 @@ import a fix is applied: early enough that nobody has taken the faulty name from
 """
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import wrapt
 
 from verl_mars import _compat
 
+T = TypeVar("T")
 
-def name_gloo_once(distributed: Any) -> None:
+
+def name_gloo_once(distributed: ModuleType) -> None:
     """One backend for one device.
 
     verl initialises the process group with ``cpu:gloo,<device>:<backend>``. Where the device is a CPU that names it
     twice, which torch refuses as a duplicate. Goes when verl leaves out the second half for a CPU.
     """
 
-    def with_one_backend(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-        def call(timeout_second: int | None = None, backend: str | None = None) -> Any:
+    def with_one_backend(wrapped: Callable[..., T], instance: object, args: tuple, kwargs: dict) -> T:
+        def call(timeout_second: int | None = None, backend: str | None = None) -> T:
             return wrapped(timeout_second=timeout_second, backend=backend or "cpu:gloo")
 
         return call(*args, **kwargs)
@@ -36,13 +39,13 @@ def offload_unpinned(fsdp_utils: Any) -> None:
     """
     policy = fsdp_utils.CPUOffloadPolicy
 
-    def unpinned(pin_memory: bool = True) -> Any:
+    def unpinned(pin_memory: bool = True) -> object:
         return policy(pin_memory=False)
 
     fsdp_utils.CPUOffloadPolicy = unpinned
 
 
-FIXES: dict[str, Callable[[Any], None]] = {
+FIXES: dict[str, Callable[[ModuleType], None]] = {
     "verl.utils.distributed": name_gloo_once,
     "verl.utils.fsdp_utils": offload_unpinned,
     "verl.utils.tensordict_utils": _compat.keep_equal_mrope_rows,

@@ -10,6 +10,8 @@ import psutil
 import torch
 from verl.plugin.platform.platform_base import PlatformBase
 
+Device = torch.device | str | int | None
+
 
 class CpuDeviceModule(ModuleType):
     """``torch.cpu`` with those calls of ``torch.cuda`` that verl makes on whatever device it runs on.
@@ -33,10 +35,10 @@ class CpuDeviceModule(ModuleType):
     def __reduce__(self) -> tuple[type, tuple]:
         return (type(self), ())
 
-    def set_device(self, device: Any) -> None:
+    def set_device(self, device: Device) -> None:
         """There is one."""
 
-    def get_device_name(self, device: Any = None) -> str:
+    def get_device_name(self, device: Device = None) -> str:
         return "CPU"
 
     def empty_cache(self) -> None:
@@ -45,15 +47,15 @@ class CpuDeviceModule(ModuleType):
     def ipc_collect(self) -> None:
         """Nothing to collect."""
 
-    def memory_allocated(self, device: Any = None) -> int:
+    def memory_allocated(self, device: Device = None) -> int:
         return psutil.Process().memory_info().rss
 
     memory_reserved = max_memory_allocated = max_memory_reserved = memory_allocated
 
-    def reset_peak_memory_stats(self, device: Any = None) -> None:
+    def reset_peak_memory_stats(self, device: Device = None) -> None:
         """Peaks are not recorded."""
 
-    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+    def mem_get_info(self, device: Device = None) -> tuple[int, int]:
         memory = psutil.virtual_memory()
         return memory.available, memory.total
 
@@ -62,10 +64,10 @@ class CpuDeviceModule(ModuleType):
 
     manual_seed_all = manual_seed
 
-    def get_rng_state(self, device: Any = None) -> torch.Tensor:
+    def get_rng_state(self, device: Device = None) -> torch.Tensor:
         return torch.get_rng_state()
 
-    def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None:
+    def set_rng_state(self, state: torch.Tensor, device: Device = None) -> None:
         torch.set_rng_state(state)
 
 
@@ -98,7 +100,7 @@ class CpuPlatform(PlatformBase):
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         return os.environ.get("VERL_PLATFORM", "").strip().lower() == self.device_name
 
-    def current_device(self) -> Any:
+    def current_device(self) -> torch.device:
         # Not an index: verl passes it to `.to(...)` and `device=...`, where 0 would mean the first accelerator.
         return torch.device("cpu")
 
@@ -150,5 +152,5 @@ class CpuPlatform(PlatformBase):
     def is_ipc_supported(self) -> bool:
         return False
 
-    def cudart(self) -> Any:
-        return None
+    def cudart(self) -> None:
+        """There is none."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import ray
 from verl.plugin.platform import get_platform
+from verl.workers.config import RolloutConfig
 from verl.workers.rollout.replica import RolloutReplica
 
 
@@ -12,7 +13,7 @@ def server_name(replica_rank: int, role: str = "", suffix: str = "") -> str:
     return f"transformers_server_{role}{replica_rank}{suffix}"
 
 
-def check_parallel_sizes(config: Any) -> None:
+def check_parallel_sizes(config: RolloutConfig) -> None:
     """The model is not split.
 
     Raises:
@@ -59,7 +60,7 @@ class TransformersReplica(RolloutReplica):
         self._server_address = await server.get_server_address.remote()
 
 
-def _place_of_worker(worker: Any) -> tuple[str, list[str]]:
+def _place_of_worker(worker: object) -> tuple[str, list[str]]:
     """Ray's node and the devices of a trainer rank; runs in it."""
     context = ray.get_runtime_context()
     return context.get_node_id(), context.get_accelerator_ids()[get_platform().ray_resource_name()]

@@ -4,12 +4,18 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL.Image import Image
 
 from verl_mars.cpu.sampling import SamplingParams
 
+if TYPE_CHECKING:
+    from verl.workers.config import RolloutConfig
+    from verl.workers.rollout.replica import TokenOutput
+
+Options = Mapping[str, Any]
 _PARAMS = ("temperature", "top_p", "top_k", "repetition_penalty", "ignore_eos")
 _LENGTHS = ("max_tokens", "max_new_tokens")
 
@@ -24,7 +30,7 @@ class EngineSettings:
     gather_seconds: float = 0.03
 
     @classmethod
-    def of(cls, config: Any) -> "EngineSettings":
+    def from_config(cls, config: "RolloutConfig") -> "EngineSettings":
         given = dict(config.engine_kwargs.get("transformers") or {})
         unknown = sorted(set(given) - {"gather_seconds"})
         if unknown:
@@ -46,16 +52,16 @@ class Pending:
     """A request that was admitted and has no answer yet."""
 
     prompt_ids: tuple[int, ...]
-    images: list[Any]
-    processor_kwargs: Mapping[str, Any]
+    images: list[Image]
+    processor_kwargs: Options
     identity: bytes
     params: SamplingParams
     seed: int
     log_probs: bool
-    answer: "asyncio.Future[Any]"
+    answer: "asyncio.Future[TokenOutput]"
 
 
-def read_sampling_params(given: Mapping[str, Any], prompt_length: int, config: Any, longest: int) -> SamplingParams:
+def read_sampling_params(given: Options, prompt_length: int, config: "RolloutConfig", longest: int) -> SamplingParams:
     """The sampling parameters of one request. Lengths are limited as in verl's vLLM server.
 
     Args:
@@ -87,7 +93,7 @@ def read_sampling_params(given: Mapping[str, Any], prompt_length: int, config: A
     return SamplingParams(max_tokens=max(1, min(int(wanted), room)), stop_token_ids=stop, **own)
 
 
-def digest(prompt_ids: tuple[int, ...], images: list[Any], processor_kwargs: Mapping[str, Any]) -> bytes:
+def digest(prompt_ids: tuple[int, ...], images: list[Image], processor_kwargs: Options) -> bytes:
     """What a prompt is: requests with one digest are read once."""
     digest = hashlib.blake2b(repr((prompt_ids, sorted(processor_kwargs.items()))).encode(), digest_size=16)
     for image in images:
@@ -97,7 +103,7 @@ def digest(prompt_ids: tuple[int, ...], images: list[Any], processor_kwargs: Map
     return digest.digest()
 
 
-def image_options(processor_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def image_options(processor_kwargs: Options) -> dict[str, Any]:
     """What ``data.mm_processor_kwargs`` says of images; a processor hands it on in the same way."""
     own = {
         key: value for key, value in processor_kwargs.items() if not key.endswith("_kwargs") and key != "sampling_rate"

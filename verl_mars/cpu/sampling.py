@@ -1,7 +1,7 @@
 """Batched sampling from a transformers model: a left-padded loop with a key-value cache. Knows nothing of Ray or verl.
 
-What makes it fit for reinforcement learning is that a row does not depend on its company. The tokens and log-probs of a
-request are the same, bit for bit, whatever other requests share its batch:
+Results are batch-invariant: the tokens and log-probs of a request are the same, bit for bit, whatever other requests
+share its batch. Reinforcement learning depends on it. Three things make it so:
 
 * its random numbers come from its own seed, one for each position of the sequence, so that a request that is cut short
   and continued draws what it would have drawn;
@@ -19,11 +19,14 @@ and renormalised distribution instead.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 ROW_MULTIPLE = 16
 """Rows of a matrix product below this number are summed up in another order by the CPU's BLAS (measured with MKL)."""
@@ -108,6 +111,11 @@ class Response:
     def finished(self) -> bool:
         return self.stop_reason != "aborted"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last token is an end token."""
+        return self.stop_reason == "stop"
+
 
 def uniform_numbers(seed: int, start: int, count: int) -> np.ndarray:
     """The random numbers of the positions ``start`` to ``start + count`` of the sequence with this seed."""
@@ -138,7 +146,7 @@ class RowParams:
     forbidden: Tensor  # (V,) bool
 
     @classmethod
-    def of(cls, params: Sequence[SamplingParams], forbidden: Tensor) -> "RowParams":
+    def from_params(cls, params: Sequence[SamplingParams], forbidden: Tensor) -> "RowParams":
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(p, name) for p in params], dtype=dtype, device=forbidden.device)
 
@@ -200,7 +208,7 @@ class _Rows:
     """The state of B rows, of which the first belong to requests and the others repeat one of them as filling."""
 
     requests: list[int]
-    cache: Any
+    cache: "DynamicCache"
     mask: Tensor  # (B, columns so far)
     tokens: Tensor  # (B,) to be read next
     positions: Tensor  # (3 or 1, B) of those
@@ -296,7 +304,7 @@ class BatchSampler:
             and len(prompts) * request.width <= self.max_prompt_tokens
         )
 
-    def _read_prompts(self, prompts: Sequence[Prompt], width: int) -> tuple[Any, Tensor]:
+    def _read_prompts(self, prompts: Sequence[Prompt], width: int) -> tuple["DynamicCache", Tensor]:
         """The key-value cache of all prompts but their last tokens, and its mask (P, width)."""
         from transformers import DynamicCache
 
@@ -318,7 +326,7 @@ class BatchSampler:
         self._forward(ids, mask.to(self.device), positions, cache, **images)
         return cache, mask
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **images: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: "DynamicCache", **images: Tensor) -> Tensor:
         """Logits (B, V) of the last column."""
         positions = positions.to(self.device)
         output = self.model(
@@ -378,7 +386,7 @@ class BatchSampler:
             prompt_mask[source].to(self.device),
             torch.tensor([r.prompt.token_ids[-1] for r in filled], device=self.device),
             torch.stack([r.prompt.positions[:, -1] for r in filled], dim=1).to(self.device),
-            RowParams.of([r.params for r in filled], self.forbidden.to(self.device)),
+            RowParams.from_params([r.params for r in filled], self.forbidden.to(self.device)),
             torch.from_numpy(uniform).to(self.device),
             None if seen is None else seen.to(self.device),
         )

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 import ray
 import torch
+from omegaconf import DictConfig
+from PIL.Image import Image
+from transformers import PreTrainedModel
 from verl.plugin.platform import get_platform
 from verl.utils import normalize_token_ids
 from verl.utils.config import omega_conf_to_dataclass
@@ -44,10 +47,10 @@ class TransformersServer:
     which is not. A replica counts for itself, so several replicas are reproducible with seeds only.
     """
 
-    def __init__(self, config: Any, model_config: Any, replica_rank: int) -> None:
+    def __init__(self, config: DictConfig, model_config: DictConfig, replica_rank: int) -> None:
         self.config = omega_conf_to_dataclass(config)
         self.model_config: HFModelConfig = omega_conf_to_dataclass(model_config, dataclass_type=HFModelConfig)
-        self.settings = EngineSettings.of(self.config)
+        self.settings = EngineSettings.from_config(self.config)
         self.replica_rank = replica_rank
         self.device = torch.device(get_platform().device_name)
         self._longest = self.config.max_model_len or get_max_position_embeddings(self.model_config.hf_config)
@@ -78,7 +81,7 @@ class TransformersServer:
         self._serving: asyncio.Task[None] | None = None
         freeze_startup_objects()
 
-    def _load_model(self) -> Any:
+    def _load_model(self) -> PreTrainedModel:
         model_class = get_hf_auto_model_class(self.model_config.hf_config)
         model = model_class.from_pretrained(
             self.model_config.local_path,
@@ -114,9 +117,9 @@ class TransformersServer:
         prompt_ids: list[int],
         sampling_params: dict[str, Any],
         request_id: str,
-        image_data: list[Any] | None = None,
-        video_data: list[Any] | None = None,
-        audio_data: list[Any] | None = None,
+        image_data: list[Image] | None = None,
+        video_data: list[object] | None = None,
+        audio_data: list[object] | None = None,
         mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> TokenOutput:
         """Sample one response.
@@ -201,7 +204,7 @@ class TransformersServer:
             else:
                 waiting.answer.set_result(self._output(result, waiting.log_probs, version))
 
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         def call() -> T:
             try:
                 return function(*args)
@@ -324,7 +327,7 @@ class TransformersServer:
 
     # ------------------------------------------------------------ control
 
-    async def abort_all_requests(self, reject_request: bool = False) -> dict[str, Any]:
+    async def abort_all_requests(self, reject_request: bool = False) -> dict[str, int]:
         """End every request with what it has sampled so far, and admit no more until `resume_generation`.
 
         Args:
@@ -362,7 +365,7 @@ class TransformersServer:
 
     release_kv_cache = resume_kv_cache = clear_kv_cache
 
-    async def start_profile(self, **kwargs: Any) -> None:
+    async def start_profile(self, **kwargs: object) -> None:
         logger.warning("the rollout engine transformers has no profiler; only the trainer is profiled")
 
     async def stop_profile(self) -> None:

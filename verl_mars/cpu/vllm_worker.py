@@ -20,7 +20,7 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
 _receive = BucketedWeightReceiver.receive_weights
 
 
-def receive_copies(self: Any, on_bucket_received: Callable[[list, bool], None]) -> Any:
+def receive_copies(self: BucketedWeightReceiver, on_bucket_received: Callable[[list, bool], None]) -> Any:
     """Weights as copies of their own.
 
     verl hands out ``buffer.to(device)``, which on a CPU is a view of the shared memory: vLLM keeps it, and closing the

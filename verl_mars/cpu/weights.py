@@ -5,7 +5,6 @@ that ``separate_async`` runs on a CPU: ``actor_rollout_ref.rollout.checkpoint_en
 """
 
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
 
 import ray
 import torch
@@ -28,20 +27,20 @@ class ObjectStoreEngine(CheckpointEngine):
         self.is_master = is_master
         self.queues: list[Queue] = []
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> dict[str, object]:
         return {}
 
     @classmethod
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[dict]
-    ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    ) -> tuple[dict[str, list[list[Queue]]], dict[str, list[list[Queue]]]]:
         queues = [Queue(_BUCKETS_AHEAD, actor_options={"num_cpus": 0}) for _ in range(rollout_world_size)]
         return (
             {"queues": [queues, *([] for _ in range(actor_wg_world_size - 1))]},
             {"queues": [[queue] for queue in queues]},
         )
 
-    def init_process_group(self, queues: list[Queue], **kwargs: Any) -> None:
+    def init_process_group(self, queues: list[Queue], **kwargs: object) -> None:
         self.queues = queues
 
     def finalize(self) -> None:

@@ -37,8 +37,9 @@ RESERVED_COLUMNS = frozenset(
     + ["old_log_probs", "ref_log_prob", "advantages", "returns", "values", "token_level_scores", "token_level_rewards"]
     # the reward workers read or add these
     + ["tool_extra_fields", "reward_scores", "prompt_len", "response_len", "__num_turns__"]
-    # verl-mars: anchors of a prompt, and the mark of a mono session
-    + ["anchor_scores", "anchor_sources", "anchor_seconds", "mars_view"]
+    # verl-mars: verl_mars.rows.FIELDS, which is not imported, as it brings torch along
+    + ["anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds", "known_anchors"]
+    + ["mars_view", "mars_noisy", "other_visual_inputs"]
 )
 """Names that a column of a row must not have."""
 

@@ -1,8 +1,7 @@
 """``verl-mars show-tokens``: responses with each token shaded by how much it depends on the images.
 
-Reads verl's dumps of training responses (``trainer.rollout_data_dir``) of runs with ``adv_estimator`` ``pgpo`` or
-``vogue``. A shade is relative to the largest value of its own response, as PGPO's weights are: log(1 + value) over the
-largest of them.
+Reads verl's dumps of training responses (``trainer.rollout_data_dir``) of runs whose method rescores them. A shade is
+relative to the largest value of its own response: log(1 + value) over the largest of them.
 """
 
 import json
@@ -18,8 +17,8 @@ from verl_mars.data.faults import DataError, SampleError
 from verl_mars.errors import UsageError
 from verl_mars.reports.page import Picture, picture, write_page
 
-VALUES = ("dependency", "uncertainty", "weight")
-"""What a token can be shaded by; the first that a dump has, unless another is asked for."""
+LABELS = "token_values"
+"""Key of a dumped line: the label of each value that its tokens can be shaded by, in order of preference."""
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of one dumped response."""
@@ -77,9 +76,8 @@ def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[st
 
     Raises:
         DataError: no such file, a line that is no dumped response, or one without per-token values (named by line).
+        UsageError: the dump does not have this value.
     """
-    if value is not None and value not in VALUES:
-        raise UsageError(f"--value {value}: allowed are {', '.join(VALUES)}")
     found: list[ShadedResponse] = []
     prompts: set[str] = set()
     for number, entry in _entries(dump):
@@ -89,14 +87,16 @@ def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[st
         if prompt in prompts:
             continue
         prompts.add(prompt)
-        name = value or next((name for name in VALUES if name in entry), VALUES[0])
-        if "tokens" not in entry or name not in entry:
-            there = [known for known in VALUES if known in entry]
+        labels = entry.get(LABELS)
+        names = [name for name in labels if name in entry] if isinstance(labels, dict) else []
+        if "tokens" not in entry or not names:
             raise DataError(
-                f"{dump}, line {number}: no {name} for each token (there: {', '.join(there) or 'none'}). Dumps of "
-                "adv_estimator=pgpo have `dependency` and `weight`, of vogue `uncertainty`; trainer.rollout_data_dir "
-                "says where verl writes them"
+                f"{dump}, line {number}: no values for each token. Runs whose algorithm.adv_estimator rescores "
+                "responses dump them; trainer.rollout_data_dir says where"
             )
+        name = value or names[0]
+        if name not in names:
+            raise UsageError(f"--value {name}: allowed are {', '.join(names)} ({dump}, line {number})")
         value = name
         found.append(_response(dump, number, entry, name))
     if not found:
@@ -147,7 +147,7 @@ def write_tokens_page(dump: Path, path: Path, count: int = 6, value: str | None 
         dump: a file of ``trainer.rollout_data_dir``.
         path: the page.
         count: responses on it.
-        value: one of :data:`VALUES`; None: the first that the dump has.
+        value: the name of a value in the dump; None: its first.
 
     Raises:
         DataError: as :func:`read_responses`.

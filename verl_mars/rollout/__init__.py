@@ -1,1 +1,1 @@
-"""Rolls out the views that a prompt needs, in one request, on verl's own agent loop."""
+"""Rolls out the views of each prompt in one request, on verl's own agent loop and replay buffer."""

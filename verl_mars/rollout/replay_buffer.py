@@ -1,44 +1,106 @@
-"""verl's replay buffer: rows in a reproducible order, a filter that sees anchors, waits that end, a poll interval."""
+"""verl's replay buffer with a reproducible order, a group filter that asks the method, and waits that end."""
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
-import transfer_queue as tq
-from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-from verl_mars import _compat
-from verl_mars.rollout.group_filter import UnionFilter
-from verl_mars.rollout.waits import WaitsThatEnd
+from verl_mars import store
+from verl_mars.liveness.waits import WaitsThatEnd
+from verl_mars.methods.base import FinishedGroups, Method
+from verl_mars.rows import Key, as_list
+from verl_mars.store import Batch
 
 POLL_KEY = "poll_interval_seconds"
 """Under ``trainer.v1.sampler.sampler_kwargs``; verl's own interval is 2 s, most of a step on a CPU."""
 
 
-class ReproducibleOrder:
-    """Orders the rows of a sampled batch by prompt index, session and output.
+class ReproducibleOrder(ReplayBuffer):
+    """Orders the rows of a sampled batch by prompt index, response, session and output.
 
     verl's rows come in the order in which they happened to be written, under random uids, so that two runs with one
-    seed add up their losses in another order. Mixed into verl's replay buffers.
+    seed add up their losses in another order.
     """
 
-    def _materialize_batch(self, partition_id: str, *args: Any, **kwargs: Any) -> KVBatchMeta:
-        batch = super()._materialize_batch(partition_id, *args, **kwargs)  # type: ignore[misc]
+    def _materialize_batch(self, partition_id: str, *args: Any, **kwargs: Any) -> Batch:
+        batch = super()._materialize_batch(partition_id, *args, **kwargs)
         if len(batch.keys) == 0:
             return batch
-        fields = ["index", "responses"]
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=fields)
-        index, responses = _compat.as_list(data["index"]), [row.tolist() for row in data["responses"].unbind()]
+        data = store.read(batch, ["index", "responses"])
+        index, responses = as_list(data["index"]), [row.tolist() for row in data["responses"].unbind()]
         # The response before the session: with verl's own worker it depends on chance which session got which.
-        identity = [(str(i), r, *k.split("_")[1:]) for i, r, k in zip(index, responses, batch.keys, strict=True)]
+        identity = [(str(i), r, *Key.parse(k)[1:]) for i, r, k in zip(index, responses, batch.keys, strict=True)]
         batch.reorder(sorted(range(len(identity)), key=identity.__getitem__))
         return batch
+
+
+@dataclass
+class Verdicts:
+    """A method's verdicts on finished groups of equal fused rewards, by uid."""
+
+    method: Method
+    constant: dict[str, float] = field(default_factory=dict)
+    """Nothing is left to learn: the reward at which the group is constant."""
+    kept: set[str] = field(default_factory=set)
+    """The group still teaches, and is trained on."""
+
+
+class GroupFilter(ReplayBuffer):
+    """Dynamic sampling (``algorithm.filter_groups``) that asks the method before it drops a group.
+
+    verl drops a group whose fused rewards are all equal. Under a method with a group filter, only those of them are
+    dropped that the method finds nothing to learn in. Eviction, refill and their metrics stay verl's;
+    ``<method>/kept_groups`` counts the groups of a sampled batch that verl alone would have dropped.
+    """
+
+    verdicts: Verdicts | None = None
+    """None: verl's own filter, on the fused rewards."""
+
+    def ask(self, method: Method | None) -> None:
+        """Follow the verdicts of a method from now on, if the run filters groups at all."""
+        if method is not None and self.filter_groups_metric is not None:
+            self.verdicts = Verdicts(method)
+
+    def _dapo_filtered_keys(self, partition_id: str) -> tuple[set[str], Counter]:
+        equal, counts = super()._dapo_filtered_keys(partition_id)
+        verdicts = self.verdicts
+        if verdicts is None or partition_id == "val":
+            return equal, counts
+        for gone in verdicts.constant.keys() - equal:
+            del verdicts.constant[gone]
+        verdicts.kept &= equal
+        new = equal - verdicts.constant.keys() - verdicts.kept
+        if new:
+            self._judge(partition_id, new, verdicts)
+        return set(verdicts.constant), Counter(verdicts.constant.values())
+
+    def _judge(self, partition_id: str, uids: set[str], verdicts: Verdicts) -> None:
+        keys = [key for key in self.partitions[partition_id] if Key.parse(key).uid in uids]
+        data = store.read_keys(keys, partition_id, ["rm_scores", *verdicts.method.group_fields])
+        # All outputs of a group have the same reward, or verl would not have named the group.
+        scores = data["rm_scores"].to_padded_tensor(0.0) if data["rm_scores"].is_nested else data["rm_scores"]
+        groups = FinishedGroups([Key.parse(key).uid for key in keys], scores.sum(-1), data)
+        for uid, reward in verdicts.method.verdicts(groups).items():
+            if reward is None:
+                verdicts.kept.add(uid)
+            else:
+                verdicts.constant[uid] = reward
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, dict[str, Any]]:
+        """Sample verl's batch, and count the groups that it holds thanks to the method."""
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        if self.verdicts is not None and partition_id != "val":
+            kept = {Key.parse(key).uid for key in batch.keys} & self.verdicts.kept
+            metrics[f"{self.verdicts.method.name}/kept_groups"] = len(kept)
+        return batch, metrics
 
 
 def set_poll_interval(buffer: ReplayBuffer) -> None:
     """Take the poll interval from the buffer's ``sampler_kwargs``.
 
     Raises:
-        ValueError: an interval that is not a positive number.
+        ValueError: the interval is not a positive number.
     """
     interval = (buffer.sampler_kwargs or {}).get(POLL_KEY, buffer.poll_interval)
     if isinstance(interval, bool) or not isinstance(interval, int | float) or interval <= 0:
@@ -46,7 +108,7 @@ def set_poll_interval(buffer: ReplayBuffer) -> None:
     buffer.poll_interval = interval
 
 
-class OrderedReplayBuffer(WaitsThatEnd, UnionFilter, ReproducibleOrder, ReplayBuffer):
+class OrderedReplayBuffer(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBuffer):
     """For the synchronous trainer; may also be named in ``trainer.v1.sampler.custom_sampler`` of a stock run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,7 +116,7 @@ class OrderedReplayBuffer(WaitsThatEnd, UnionFilter, ReproducibleOrder, ReplayBu
         set_poll_interval(self)
 
 
-class OrderedReplayBufferAsync(WaitsThatEnd, UnionFilter, ReproducibleOrder, ReplayBufferAsync):
+class OrderedReplayBufferAsync(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBufferAsync):
     """For the asynchronous trainers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

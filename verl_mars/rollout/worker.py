@@ -1,140 +1,222 @@
-"""The agent-loop worker that rolls out mono sessions beside the fused ones."""
+"""The agent-loop worker that rolls out what the run's method asks for, beside the fused sessions."""
 
 import asyncio
-import gc
 import hashlib
 import logging
+import math
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from PIL.Image import Image
 from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
-from verl_mars import _compat
-from verl_mars.rollout.anchors import KNOWN_FIELD, Anchor, Anchors
-from verl_mars.rollout.fields import VIEW_FIELD
-from verl_mars.rollout.reward_workers import LivingRewardWorkers
-from verl_mars.settings import MarsSettings, group_estimator
-from verl_mars.views import Mono, Row, Source, sources_of_row
+from verl_mars import _compat, store
+from verl_mars.liveness.reward_workers import LivingRewardWorkers
+from verl_mars.methods.base import Presentation, PromptContext, Session
+from verl_mars.methods.table import method_of
+from verl_mars.rows import KNOWN_ANCHORS, OTHER_VISUAL_INPUTS, VIEW, Anchor, Anchors
+from verl_mars.views import Row
 
 logger = logging.getLogger(__name__)
 
 _SEEDED_ENGINES = ("transformers",)
 """Rollout engines that take a seed for each request at no cost. vLLM takes one too but samples slower with it."""
 
-_Worker: Any = _compat.agent_loop_worker_class()
+
+@dataclass
+class RunningPrompt:
+    """A training prompt while its sessions run."""
+
+    presentation: Presentation
+    anchors: "asyncio.Task[Anchors] | None" = None
+    other_inputs: Mapping[str, Any] | None = None
+    """Visual inputs of the presentation's other images, made once for all sessions."""
 
 
-class MarsAgentLoopWorker(LivingRewardWorkers, _Worker):
-    """verl's ``AgentLoopWorkerTQ`` plus K mono sessions for each training prompt.
+class MarsAgentLoopWorker(LivingRewardWorkers):
+    """verl's ``AgentLoopWorkerTQ`` with the method's further sessions and its way to show images.
 
-    The mono sessions start first and run beside the n fused sessions of the prompt, in the same request to the engine.
-    They are scored by the same reward manager, against their source's own ground truth where it has one. A fused
+    Further sessions start first and run beside the n fused sessions of the prompt, in the same request to the engine.
+    They are scored by the same reward manager, against their source's own ground truth if it has one. A fused
     trajectory waits for the anchors of its prompt before it is written to TransferQueue, so they are there before verl
     marks the group finished. A mono trajectory is never written. A failed mono session leaves its anchor out.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.mars = MarsSettings.from_algorithm(self.config.algorithm)
-        self.with_anchors = group_estimator(self.config.algorithm) == "mars"
+        self.method = method_of(self.config.algorithm)
         rollout = self.config.actor_rollout_ref.rollout
         self.seeds_sessions = rollout.name in _SEEDED_ENGINES or bool(rollout.get("full_determinism", False))
-        self.anchors_of_prompt: dict[str, asyncio.Task[Anchors]] = {}
-        # What is there by now stays. Every full garbage collection would walk over all of it: half a second in which
-        # no session of this worker goes on.
-        gc.freeze()
+        self.running_prompts: dict[str, RunningPrompt] = {}
+        _compat.freeze_startup_objects()
+
+    # ------------------------------------------------------------ a prompt
 
     async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         self.ask_reward_workers()
-        if trajectory["validate"] or not self.with_anchors:
+        if trajectory["validate"]:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
-        uid = prompt["uid"]
-        known = prompt.pop(KNOWN_FIELD, "")
-        anchors = asyncio.create_task(self._roll_out_anchors(dict(prompt), sampling_params, trajectory, known))
-        self.anchors_of_prompt[uid] = anchors
+        uid, known = prompt["uid"], prompt.pop(KNOWN_ANCHORS, "")
+        try:
+            presentation = await self.method.present(prompt, self._prompt_context(prompt, trajectory))
+        except Exception as error:  # one prompt that cannot be shown, for whatever reason, must not stall the run
+            logger.error("prompt uid %s (index %s) cannot be shown: %s", uid, prompt.get("index"), error)
+            await store.mark_failed(uid)
+            return
+        running = self.running_prompts[uid] = RunningPrompt(presentation)
+        prompt = presentation.prompt
+        if self.method.anchoring is not None:
+            anchors = self._roll_out_anchors(dict(prompt), sampling_params, trajectory, known)
+            running.anchors = asyncio.create_task(anchors)
         try:
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         finally:
-            del self.anchors_of_prompt[uid]
-            anchors.cancel()  # without effect unless every fused session failed before it asked for the anchors
+            del self.running_prompts[uid]
+            if running.anchors is not None:
+                running.anchors.cancel()  # no effect unless every fused session failed before it asked for the anchors
+
+    def _prompt_context(self, prompt: Row, trajectory: dict) -> PromptContext:
+        return PromptContext(
+            step=trajectory["step"],
+            total_steps=self.config.trainer.total_training_steps,
+            seed=lambda purpose: self._session_seed(trajectory, prompt["index"], purpose, 0),
+            load_images=self._load_images,
+        )
+
+    async def _load_images(self, messages: Sequence[Mapping[str, Any]]) -> list[Image]:
+        """The images of a conversation as the agent loop loads them: decoded, at the size that the model sees.
+
+        Raises:
+            ValueError: the conversation has videos or audio.
+        """
+        patch_size = getattr(getattr(self.processor, "image_processor", None), "patch_size", 14)
+        load = getattr(self.dataset_cls, "process_multi_modal_info", None) or self.dataset_cls.process_vision_info
+        images, *others = await load(messages, image_patch_size=patch_size, config=self.config.data)
+        if any(others):
+            raise ValueError(
+                f"algorithm.adv_estimator={self.method.name} shows images in another way; "
+                "this prompt has videos or audio"
+            )
+        return list(images or [])
+
+    # ------------------------------------------------------------ a session
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
         if self.seeds_sessions:
-            identity = (kwargs["index"], kwargs.get(VIEW_FIELD, "fused"), kwargs["session_id"])
+            identity = (kwargs["index"], kwargs.get(VIEW, "fused"), kwargs["session_id"])
             sampling_params = dict(sampling_params, seed=self._session_seed(trajectory, *identity))
         return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
-        if VIEW_FIELD in kwargs:
-            outputs = output if isinstance(output, list) else [output]
-            await self._compute_score(outputs, kwargs=kwargs)
-            version = outputs[-1].extra_fields.get("max_global_steps")
-            return Anchor(
-                kwargs[VIEW_FIELD],
-                float(outputs[-1].reward_score),
-                float("nan") if version is None else float(version),
-                sum(len(output.response_ids) for output in outputs),
-            )
+        if VIEW in kwargs:
+            return await self._score_mono_session(output if isinstance(output, list) else [output], kwargs)
+        running = self.running_prompts.get(kwargs["uid"])
+        if running is not None and running.presentation.other_images is not None:
+            kwargs[OTHER_VISUAL_INPUTS] = self._other_inputs(running, output)
+        if running is not None and running.presentation.stored_messages is not None:
+            kwargs["raw_prompt"] = running.presentation.stored_messages
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
-        """verl's; then a fused training session waits for the anchors of its prompt.
+        """Score a session; a fused training session then waits for the anchors of its prompt.
 
         Its own score does not wait for them. verl calls this before it writes ``kwargs`` with the trajectory.
         """
         await super()._compute_score(outputs, kwargs=kwargs)
-        if VIEW_FIELD not in kwargs and kwargs["uid"] in self.anchors_of_prompt:
-            kwargs.update((await self.anchors_of_prompt[kwargs["uid"]]).fields())
+        running = None if VIEW in kwargs else self.running_prompts.get(kwargs["uid"])
+        if running is not None and running.anchors is not None:
+            kwargs.update((await running.anchors).fields(self._anchor_values))
 
-    async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
-        """All mono sessions of one prompt, side by side; none if its anchors are ``known`` from an earlier epoch.
-
-        Never raises: what fails is logged and missing.
-        """
-        if known:
-            return Anchors.known(known)
-        start = time.monotonic()
-        try:
-            sources = sources_of_row(prompt)
-        except ValueError as error:
-            logger.error("prompt uid %s (index %s) has no anchors: %s", prompt["uid"], prompt.get("index"), error)
-            return Anchors.missing(["unknown"])
-        if len(sources) == 1:  # its mono view is its fused view: an anchor would be one more rollout
-            return Anchors.missing([sources[0].name])
-        planned = [(source, i) for source in sources for i in range(self.mars.anchors_per_source)]
-        anchors = await asyncio.gather(*(self._anchor(s, i, prompt, sampling_params, trajectory) for s, i in planned))
-        return Anchors(tuple(anchors), time.monotonic() - start)
-
-    async def _anchor(
-        self, source: Source, number: int, prompt: Row, sampling_params: dict, trajectory: dict
-    ) -> Anchor:
-        """One mono session; without a score where it failed."""
-        params = dict(sampling_params)
-        if self.mars.anchors_per_source == 1:
-            apply_greedy_sampling_params(params)
-        if self.mars.anchor_max_tokens is not None:
-            params["max_tokens"] = self.mars.anchor_max_tokens
-        view = Mono(source, self.mars.mono_prompt)
-        try:
-            row = view.render(prompt)
-            row.pop("__rollout_n__", None)
-            row.pop("__do_sample__", None)
-            session = self._run_agent_loop(
-                params, trajectory, trace=False, session_id=number, **{VIEW_FIELD: view.name}, **row
-            )
-            anchor: Anchor = await asyncio.wait_for(session, self.mars.anchor_timeout_seconds)
-            return replace(anchor, source=source.name)
-        except Exception as error:  # one failed session, of whatever kind, must not take its group down
-            cause = str(error).strip().rpartition("\n")[2]  # of a Ray error: the line after the remote traceback
-            logger.error(
-                "prompt uid %s (index %s): the session of %s failed, its anchor is missing: %s: %s",
-                *(prompt["uid"], prompt.get("index"), view.name, type(error).__name__, cause),
-            )
-            return Anchor(source.name)
+    def scored_again(self, session: dict[str, Any]) -> bool:
+        """Fused sessions only: the anchor of a mono session whose scorer died is missing."""
+        return VIEW not in session
 
     def _session_seed(self, trajectory: dict, index: Any, view: str, session: int) -> int:
         """A seed from what the session is, never from when it happens to run."""
         seed = self.config.actor_rollout_ref.rollout.get("seed", 0)
         identity = (seed, trajectory["step"], trajectory["validate"], index, view, session)
         return int.from_bytes(hashlib.blake2b(repr(identity).encode(), digest_size=4).digest(), "big") >> 1
+
+    def _other_inputs(self, running: RunningPrompt, output: Any) -> Mapping[str, Any]:
+        """The visual inputs of the images that a trajectory is rescored under."""
+        other_images = running.presentation.other_images
+        if not other_images:
+            return {}
+        last = output[-1] if isinstance(output, list) else output
+        shown = (last.multi_modal_data or {}).get("images") or []
+        if len(shown) != len(other_images):
+            raise ValueError(
+                f"the trajectory has {len(shown)} images and its prompt {len(other_images)}: "
+                f"algorithm.adv_estimator={self.method.name} cannot rescore images that a tool returned"
+            )
+        if running.other_inputs is None:
+            other = last.model_copy(update={"multi_modal_data": {"images": list(other_images)}})
+            inputs = self._compute_multi_modal_inputs(other, torch.tensor([*last.prompt_ids, *last.response_ids]))
+            inputs.pop("mm_token_type_ids", None)  # needed for position ids only, which the trajectory has already
+            running.other_inputs = inputs
+        return running.other_inputs
+
+    # ------------------------------------------------------------ anchors
+
+    @property
+    def _anchor_values(self) -> tuple[str, ...]:
+        return () if self.method.anchoring is None else self.method.anchoring.anchor_values
+
+    async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
+        """All further sessions of one prompt, side by side; none if its anchors are ``known`` from an earlier epoch.
+
+        Never raises: failures are logged, and their anchors are missing.
+        """
+        if known:
+            return Anchors.known(known)
+        start = time.monotonic()
+        try:
+            sessions = self.method.anchoring.sessions(prompt) if self.method.anchoring is not None else ()
+        except ValueError as error:
+            logger.error("prompt uid %s (index %s) has no anchors: %s", prompt["uid"], prompt.get("index"), error)
+            return Anchors.missing(["unknown"])
+        if all(session.view is None for session in sessions):
+            return Anchors.missing([session.source for session in sessions])
+        anchors = await asyncio.gather(*(self._anchor(s, prompt, sampling_params, trajectory) for s in sessions))
+        return Anchors(tuple(anchors), time.monotonic() - start)
+
+    async def _anchor(self, session: Session, prompt: Row, sampling_params: dict, trajectory: dict) -> Anchor:
+        """One further session; without a score if it failed."""
+        if session.view is None:
+            return Anchor(session.source)
+        params = dict(sampling_params)
+        if session.greedy:
+            apply_greedy_sampling_params(params)
+        params.update(session.sampling)
+        try:
+            row = session.view.render(prompt)
+            row.pop("__rollout_n__", None)
+            row.pop("__do_sample__", None)
+            marks = {VIEW: session.view.name}
+            running = self._run_agent_loop(params, trajectory, trace=False, session_id=session.number, **marks, **row)
+            score, version, tokens, values = await asyncio.wait_for(running, session.timeout_seconds)
+            values["truncated"] = float(tokens >= params.get("max_tokens", self.config.data.max_response_length))
+            kept = {name: values.get(name, math.nan) for name in self._anchor_values}
+            return Anchor(session.source, score, version, tokens, kept)
+        except Exception as error:  # one failed session, of whatever kind, must not take its group down
+            cause = str(error).strip().rpartition("\n")[2]  # of a Ray error: the line after the remote traceback
+            logger.error(
+                "prompt uid %s (index %s): the session of %s failed, its anchor is missing: %s: %s",
+                *(prompt["uid"], prompt.get("index"), session.view.name, type(error).__name__, cause),
+            )
+            return Anchor(session.source)
+
+    async def _score_mono_session(
+        self, outputs: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[float, float, int, dict[str, float]]:
+        """Score, weights version, sampled tokens and numeric reward details of a further session."""
+        await self._compute_score(outputs, kwargs=kwargs)
+        last = outputs[-1]
+        version = last.extra_fields.get("max_global_steps")
+        details = last.extra_fields.get("reward_extra_info") or {}
+        numbers = {name: float(value) for name, value in details.items() if isinstance(value, int | float)}
+        tokens = sum(len(output.response_ids) for output in outputs)
+        return float(last.reward_score), math.nan if version is None else float(version), tokens, numbers

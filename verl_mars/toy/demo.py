@@ -1,10 +1,8 @@
-"""`verl-mars demo`: the world, a warm start, training with verl, evaluation, pictures.
+"""``verl-mars demo``: the world, a warm start, training with verl, evaluation, pictures.
 
-The training is an ordinary run of verl in a process of its own, with a recipe of ours and nothing else:
-`python -m verl.trainer.main_ppo --config-name=toy_mars_grpo ...`. The whole command stands at the top of its log.
+The training is an ordinary run of verl with one of our recipes, in a separate process:
+``python -m verl.trainer.main_ppo --config-name=toy_mars_grpo ...``. The whole command is the first line of its log.
 """
-
-from __future__ import annotations
 
 import shlex
 import shutil
@@ -14,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,22 +24,29 @@ from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
-RECIPES: Mapping[str, str] = {
-    "mars": "toy_mars_grpo",
-    "grpo": "toy_grpo",
-    "pgpo": "toy_pgpo_grpo",
-    "vogue": "toy_vogue_grpo",
-    **{name: f"toy_{name}" for name in ("dapo", "mars_dapo", "pgpo_dapo", "vogue_dapo", "mars_pgpo_dapo")},
-}
+_TOY = "toy_"
+
+
+def _algorithms() -> dict[str, str]:
+    """The toy recipes by the name of their algorithm, without ``_grpo``: ``mars`` for ``toy_mars_grpo``."""
+    recipes = sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files("verl_mars.recipes").iterdir()
+        if entry.name.startswith(_TOY) and entry.name.endswith(".yaml")
+    )
+    return {recipe.removeprefix(_TOY).removesuffix("_grpo"): recipe for recipe in recipes}
+
+
+RECIPES: Mapping[str, str] = _algorithms()
 STALLED_SECONDS = 600.0
-"""Training that reports no step for so long is ended: a step takes seconds, starting up well under two minutes."""
+"""Longest time without a new step before the training is ended. A step takes seconds, the start under two minutes."""
 
 _LAST_LINES = 40
 _POLL_SECONDS = 0.5
 
 
 class DemoError(UserError):
-    """The training did not end as it should; the message has the last lines of its log."""
+    """The training failed; the message has the last lines of its log."""
 
 
 def demo(
@@ -50,12 +56,14 @@ def demo(
     track: str = "default",
     algorithm: str = "mars",
 ) -> dict[str, Any]:
-    """Run the demo and leave its results in `out`; returns the summary.
+    """Run the demo, write its results to `out`, and return the summary. Same seed, same numbers.
 
-    Leaves `summary.json`, `metrics.jsonl`, `curve.png`, `samples.png`, `checkpoint/`, and beside them `train.log`,
-    `rollouts/` (every training response) and `hydra/` (the configuration). Results of an earlier demo there are
-    replaced. Same seed, same numbers. Raises ValueError for an unknown track or algorithm and fewer than one step,
-    DemoError when the training fails.
+    Writes ``summary.json``, ``metrics.jsonl``, ``curve.png``, ``samples.png``, ``checkpoint/``, ``train.log``,
+    ``rollouts/`` (every training response) and ``hydra/`` (the configuration). Results of an earlier demo are replaced.
+
+    Raises:
+        ValueError: an unknown track or algorithm, or fewer than one step.
+        DemoError: the training failed.
     """
     if algorithm not in RECIPES:
         raise UsageError(f"unknown algorithm {algorithm!r}; allowed: {sorted(RECIPES)}")
@@ -94,7 +102,11 @@ def demo(
 
 
 def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, console: Console) -> None:
-    """Train with verl in a process of its own and show its progress. Raises DemoError with the end of its log."""
+    """Train with verl in a separate process and show its progress.
+
+    Raises:
+        DemoError: the training failed or stalled; the message has the end of its log.
+    """
     for name in ("checkpoint", "rollouts", "hydra"):
         shutil.rmtree(folder / name, ignore_errors=True)
     metrics_file, log_file = folder / "metrics.jsonl", folder / "train.log"
@@ -110,7 +122,7 @@ def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, 
 
 
 def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str) -> list[str]:
-    """The command line of the training: verl's main, our recipe, and where things are."""
+    """The command line of the training: verl's main function, our recipe, paths and seeds."""
     overrides = {
         "data.train_files": paths.train_file,
         "data.val_files": paths.val_file,
@@ -134,8 +146,8 @@ def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algor
     return command_line(RECIPES[algorithm], [f"{key}={_hydra(value)}" for key, value in overrides.items()])
 
 
-def _hydra(value: Any) -> str:
-    """A value for Hydra's override grammar; paths are quoted, they may hold spaces and equal signs."""
+def _hydra(value: object) -> str:
+    """A value in Hydra's override grammar. Paths are quoted because they may have spaces and equal signs."""
     if isinstance(value, Path):
         escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"
@@ -143,7 +155,7 @@ def _hydra(value: Any) -> str:
 
 
 def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, console: Console) -> bool:
-    """Show the steps as they are reported until the process ends. True when it stalled."""
+    """Show each step as it is reported until the process ends. True if it stalled."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -185,7 +197,7 @@ def _failure(what: str, log_file: Path) -> str:
 
 @contextmanager
 def _terminated_as_exit() -> Iterator[None]:
-    """SIGTERM, as `timeout` and CI send it, unwinds like Ctrl-C: the training must not live on without its demo."""
+    """Unwind on SIGTERM (``timeout``, CI) as on Ctrl-C, so that the training never outlives its demo."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return

@@ -1,11 +1,9 @@
 """Accuracy of a checkpoint on held-out rows: the fused view, and each source alone.
 
-Reads the same parquet files and renders the same views as training does, and samples with the batched sampler of
-`forward`: 1,000 rows with three views take a few seconds. It draws from a generator of its own and leaves torch's
-global random state alone, so evaluating never changes a training.
+Reads the parquet files and renders the views as training does, and samples as the CPU rollout engine does: 1,000 rows
+with three views take a few seconds. Random numbers come from one seed for each row and view, never from torch's global
+state, so an evaluation does not change a training.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -20,22 +18,31 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerFast
 
-from verl_mars.toy.forward import batch_prompts, sample
+from verl_mars.toy.forward import sample
 from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, no_progress_bars, tokenize_prompt
-from verl_mars.toy.scoring import parse_answer
 from verl_mars.toy.warmstart import MAX_RESPONSE, torch_threads, visual_tokens
-from verl_mars.toy.world import REGIMES, SIZE, SOURCES
+from verl_mars.toy.world import REGIMES, SIZE, SOURCES, parse_answer
 from verl_mars.views import Fused, Mono, sources_of_row
 
 FUSED = "fused"
-_CHUNK = 500
+Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """N rows of a toy file, in their order. `sources`: the names of each row's sources."""
+    """N rows of a toy file, in their order.
+
+    Attributes:
+        ids: sample ids.
+        regimes: names of the regimes.
+        questions: texts.
+        answers: ground truths.
+        sources: names of each row's sources.
+        images: paths of each row's pictures.
+        views: view (``fused`` or a source's name) -> (row, messages) of each row that has it.
+    """
 
     ids: tuple[str, ...]
     regimes: tuple[str, ...]
@@ -43,20 +50,22 @@ class HeldOut:
     answers: tuple[str, ...]
     sources: tuple[tuple[str, ...], ...]
     images: tuple[tuple[Path, ...], ...]
-    views: Mapping[str, tuple[tuple[int, list[dict[str, Any]]], ...]]
-    """View (`fused` or a source's name) -> (row, messages) of each row that has it."""
+    views: Mapping[str, tuple[tuple[int, Messages], ...]]
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def read_heldout(file: Path, limit: int | None = None) -> HeldOut:
-    """The first `limit` rows of a parquet file in the project's row schema. Raises ValueError for rows that are not
-    the toy's (no `regime`)."""
+    """The first `limit` rows of a parquet file in the project's row schema.
+
+    Raises:
+        ValueError: the file has no rows, or a row is not the toy's (it has no ``regime``).
+    """
     rows = pq.read_table(file).slice(0, limit).to_pylist()
     if not rows:
         raise ValueError(f"{file}: no rows to evaluate")
-    views: dict[str, list[tuple[int, list[dict[str, Any]]]]] = {FUSED: []}
+    views: dict[str, list[tuple[int, Messages]]] = {FUSED: []}
     for number, row in enumerate(rows):
         if not row["extra_info"].get("regime"):
             raise ValueError(f"{file}, row {number}: extra_info.regime is missing; this is not a file of the toy world")
@@ -76,8 +85,8 @@ def read_heldout(file: Path, limit: int | None = None) -> HeldOut:
     )
 
 
-def _messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row's prompt with its `<image>` tags as image parts, as verl's RLHFDataset makes it."""
+def _messages(row: Mapping[str, Any]) -> Messages:
+    """A row's prompt with its ``<image>`` tags as image parts, as verl's RLHFDataset makes it."""
     images = iter(row["images"])
     return [
         {
@@ -94,10 +103,14 @@ def _messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a checkpoint answered; None and NaN where a row lacks the source.
+    """Answers of a checkpoint to N rows; None and NaN where a row lacks the view.
 
-    responses[view] (N,) texts; ended, right and formatted [view] (N,) 0 or 1: the response ended by itself, is exactly
-    the ground truth in the right format, is in the right format.
+    Attributes:
+        heldout: the rows.
+        responses: view -> (N,) texts.
+        ended: view -> (N,) 1 if the response ended by itself, else 0.
+        right: view -> (N,) 1 if the answer is exactly the ground truth, in the right format, and the response ended.
+        formatted: view -> (N,) 1 if the response has the right format and ended.
     """
 
     heldout: HeldOut
@@ -155,72 +168,74 @@ def evaluate(
     threads: int = 1,
     views: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Answers of the checkpoint in a model folder to every view of the rows; greedy, or sampled once at `temperature`.
+    """Answers of the checkpoint in a model folder to every view of the rows.
 
-    An answer is right when it is exactly the ground truth inside `<think>..</think><answer>..</answer>` and the
-    response ended by itself. Raises ValueError for a folder without a model, a model of another family, and an
-    unknown view.
+    Args:
+        checkpoint: a folder that transformers loads.
+        heldout: the rows.
+        temperature: 0 is greedy; above, one response is sampled for each row and view.
+        seed: of that sampling.
+        threads: torch threads.
+        views: the views to ask for; all by default.
+
+    Raises:
+        ValueError: a folder without a model, a model of another family, an unknown view.
     """
-    chosen = list(heldout.views) if views is None else list(views)
-    unknown = sorted(set(chosen) - set(heldout.views))
+    views = list(heldout.views) if views is None else list(views)
+    unknown = sorted(set(views) - set(heldout.views))
     if unknown:
         raise ValueError(f"no row has the view {unknown[0]!r}; the rows have {sorted(heldout.views)}")
-    with torch_threads(threads):
-        return _evaluate(checkpoint, heldout, temperature, torch.Generator().manual_seed(seed), chosen)
-
-
-def _evaluate(
-    checkpoint: Path, heldout: HeldOut, temperature: float, generator: torch.Generator, views: Sequence[str]
-) -> Evaluation:
-    model, tokenizer = load(checkpoint)
-    files = sorted({path for paths in heldout.images for path in paths})
-    number = {str(path): i for i, path in enumerate(files)}
-    visual = visual_tokens(model, np.stack([_pixels(path) for path in files])[:, None])[:, 0]
     responses: dict[str, tuple[str | None, ...]] = {}
     ended, right, formatted = {}, {}, {}
-    for view in views:
-        shown = heldout.views[view]
-        outcomes: list[tuple[str, bool]] = []
-        for at in range(0, len(shown), _CHUNK):
-            chunk = [messages for _, messages in shown[at : at + _CHUNK]]
-            outcomes += _answer(model, tokenizer, chunk, visual, number, temperature, generator)
-        rows = [row for row, _ in shown]
-        text_of = {row: text for row, (text, _) in zip(rows, outcomes, strict=True)}
-        responses[view] = tuple(text_of.get(row) for row in range(len(heldout)))
-        ended[view], right[view], formatted[view] = np.full((3, len(heldout)), np.nan)
-        for row, (text, stopped) in zip(rows, outcomes, strict=True):
-            answer = parse_answer(text) if stopped else None
-            ended[view][row] = stopped
-            formatted[view][row] = answer is not None
-            right[view][row] = answer == heldout.answers[row]
+    with torch_threads(threads):
+        model, tokenizer = load(checkpoint)
+        files = sorted({path for paths in heldout.images for path in paths})
+        visual = visual_tokens(model, np.stack([_pixels(path) for path in files])[:, None])[:, 0]
+        place = {str(path): number for number, path in enumerate(files)}
+        for number, view in enumerate(views):
+            rows = [row for row, _ in heldout.views[view]]
+            seeds = [_seed(seed, number, row) for row in rows]
+            messages = [messages for _, messages in heldout.views[view]]
+            outcomes = _answer(model, tokenizer, messages, visual, place, temperature, seeds)
+            text_of = {row: text for row, (text, _) in zip(rows, outcomes, strict=True)}
+            responses[view] = tuple(text_of.get(row) for row in range(len(heldout)))
+            ended[view], right[view], formatted[view] = np.full((3, len(heldout)), np.nan)
+            for row, (text, stopped) in zip(rows, outcomes, strict=True):
+                answer = parse_answer(text) if stopped else None
+                ended[view][row] = stopped
+                formatted[view][row] = answer is not None
+                right[view][row] = answer == heldout.answers[row]
     return Evaluation(heldout, responses, ended, right, formatted)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _answer(
     model: Qwen2_5_VLForConditionalGeneration,
-    tokenizer: Any,
-    conversations: Sequence[list[dict[str, Any]]],
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Sequence[Messages],
     visual: Tensor,
-    number: Mapping[str, int],
+    place: Mapping[str, int],
     temperature: float,
-    generator: torch.Generator,
+    seeds: Sequence[int],
 ) -> list[tuple[str, bool]]:
-    """Responses to prompts that all have the same number of pictures, and whether each ended by itself."""
+    """Responses to prompts that all have the same number of pictures, and whether each ended by itself.
+
+    `visual` has the visual tokens of all pictures; `place` says which belong to a path.
+    """
     pictures = [
-        [number[part["image"]] for message in messages for part in message["content"] if part["type"] == "image"]
+        [place[part["image"]] for message in messages for part in message["content"] if part["type"] == "image"]
         for messages in conversations
     ]
-    prompts = batch_prompts(
-        [tokenize_prompt(tokenizer, messages) for messages in conversations],
-        model.config.image_token_id,
-        tokenizer.pad_token_id,
-        MAX_RESPONSE,
-    )
-    sampled = sample(model, prompts, visual[torch.tensor(pictures)], temperature, generator)
-    return list(zip(tokenizer.batch_decode(sampled.texts_ids()), sampled.ended.tolist(), strict=True))
+    prompts = [tokenize_prompt(tokenizer, messages) for messages in conversations]
+    responses = sample(model, prompts, visual[torch.tensor(pictures)], MAX_RESPONSE, temperature, seeds)
+    ids = [response.token_ids[: len(response.token_ids) - response.ended] for response in responses]
+    return list(zip(tokenizer.batch_decode(ids), [response.ended for response in responses], strict=True))
 
 
-def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
     """Model and tokenizer of a model folder, in fp32."""
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no model there (config.json is missing)")
@@ -232,10 +247,12 @@ def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """The model folder of the last step that verl saved under `run` (its `trainer.default_local_dir`).
+    """The model folder of the last step that verl saved under `run` (its ``trainer.default_local_dir``).
 
-    verl writes one where `actor_rollout_ref.actor.checkpoint.save_contents` has `hf_model`. Raises ValueError where
-    there is none.
+    verl writes one if ``actor_rollout_ref.actor.checkpoint.save_contents`` has ``hf_model``.
+
+    Raises:
+        ValueError: no step has one.
     """
     steps = {int(path.name.removeprefix("global_step_")): path for path in run.glob("global_step_*")}
     for _, path in sorted(steps.items(), reverse=True):

@@ -1,24 +1,23 @@
-"""The toy model's forward pass and sampler for many small prompts with pictures of one size.
+"""The toy model's forward pass for many small prompts with pictures of one size.
 
-transformers runs the vision tower's attention picture by picture and leaves batching of prompts to its caller. The
-toy's pictures are all of 56x56 pixels, so here the tower is one batched pass and a batch of prompts is left-padded:
-about ten times faster on a CPU, the same numbers (tests/unit/toy/test_forward.py holds both against transformers).
-Shapes: B prompts, K pictures to a prompt, P prompt tokens, R response tokens, H hidden size; 4 visual tokens to a
-picture.
+transformers runs the vision tower's attention picture by picture. The toy's pictures all have 56x56 pixels, so here the
+tower is one batched pass: about ten times faster on a CPU, with the same numbers.
+
+Shapes: B prompts, M pictures, K pictures of a prompt, P prompt tokens, R response tokens, H hidden size. A picture has
+4 visual tokens.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache
 
+from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, Response, SamplingParams
 from verl_mars.toy.model import PATCH, TOKENS_PER_IMAGE, Qwen2_5_VLForConditionalGeneration
 from verl_mars.toy.world import SIZE
 
@@ -26,6 +25,7 @@ _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP's, as 
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 _SIDE = SIZE // PATCH  # patches along an edge
 _MERGED = _SIDE // 2  # visual tokens along an edge
+_ROWS = 512  # prompts of a batch
 
 
 def patches(images: NDArray[np.uint8]) -> Tensor:
@@ -68,15 +68,18 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Prompts:
-    """B left-padded prompts with `room` further columns for what follows them.
+    """B left-padded prompts with `room` more columns for their responses.
 
-    ids (B, P); positions (3, B, P + room), Qwen2.5-VL's time, row and column; seen (B, P + room), 0 on padding;
-    image_at (B, 4 K): columns of the visual tokens.
+    Attributes:
+        ids: (B, P).
+        positions: (3, B, P + room), Qwen2.5-VL's time, row and column.
+        mask: (B, P + room), 0 on padding.
+        image_at: (B, 4 K), columns of the visual tokens.
     """
 
     ids: Tensor
     positions: Tensor
-    seen: Tensor
+    mask: Tensor
     image_at: Tensor
 
     def __len__(self) -> int:
@@ -84,29 +87,30 @@ class Prompts:
 
 
 def batch_prompts(prompts: Sequence[Sequence[int]], image_token: int, pad_token: int, room: int) -> Prompts:
-    """Left-pad tokenised prompts, in which each picture already has its 4 image tokens.
+    """Left-pad tokenized prompts, in which each picture already has its 4 image tokens.
 
-    Raises ValueError when they do not all have the same number of pictures.
+    Raises:
+        ValueError: the prompts have different numbers of pictures.
     """
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_token)
     positions = torch.zeros(3, len(prompts), width + room, dtype=torch.long)
-    seen = torch.ones(len(prompts), width + room, dtype=torch.long)
+    mask = torch.ones(len(prompts), width + room, dtype=torch.long)
     image_at = []
     for row, prompt in enumerate(prompts):
         start = width - len(prompt)
         ids[row, start:] = torch.tensor(prompt)
         positions[:, row, start:] = mrope_positions(prompt, image_token, room)
-        seen[row, :start] = 0
+        mask[row, :start] = 0
         image_at.append(torch.nonzero(ids[row] == image_token).flatten())
     if len({len(columns) for columns in image_at}) > 1:
         counts = sorted({len(columns) // TOKENS_PER_IMAGE for columns in image_at})
         raise ValueError(f"the prompts of one batch must have the same number of pictures, got {counts}")
-    return Prompts(ids, positions, seen, torch.stack(image_at))
+    return Prompts(ids, positions, mask, torch.stack(image_at))
 
 
 def mrope_positions(prompt: Sequence[int], image_token: int, room: int) -> Tensor:
-    """(3, P + room) positions, as get_rope_index gives them: text counts on, a picture spans rows and columns."""
+    """(3, P + room) positions as transformers' ``get_rope_index``: text counts on, a picture spans rows and columns."""
     columns: list[tuple[int, int, int]] = []
     now, i = 0, 0
     while i < len(prompt):
@@ -135,12 +139,12 @@ def embed(
 def response_log_probs(
     model: Qwen2_5_VLForConditionalGeneration, prompts: Prompts, visual: Tensor, responses: Tensor
 ) -> Tensor:
-    """Teacher-forced log-probabilities (B, R) of `responses`, at temperature 1."""
+    """Teacher-forced log-probs (B, R) of `responses` (B, R) at temperature 1."""
     first, length = prompts.ids.shape[1] - 1, responses.shape[1]
     width = first + length  # the last response token is only ever predicted
     hidden = model.model.language_model(
         inputs_embeds=embed(model, prompts, visual, responses[:, :-1]),
-        attention_mask=prompts.seen[:, :width],
+        attention_mask=prompts.mask[:, :width],
         position_ids=prompts.positions[:, :, :width],
         use_cache=False,
     ).last_hidden_state[:, first:]
@@ -148,66 +152,48 @@ def response_log_probs(
     return every.gather(2, responses[..., None])[..., 0]
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """Responses (B, R) right-padded, lengths (B,) with the end token, whether each ended (B,), log-probs (B, R)."""
+class _WithVisualTokens:
+    """The model as :class:`BatchSampler` calls it, with visual tokens in place of pixels."""
 
-    tokens: Tensor
-    lengths: Tensor
-    ended: Tensor
-    log_probs: Tensor
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
+        self.model = model
+        self.config = model.config
+        self.device = model.device
+        self.get_output_embeddings = model.get_output_embeddings
 
-    def texts_ids(self) -> list[list[int]]:
-        """Token ids of each response without its end token."""
-        keep = (self.lengths - self.ended.long()).tolist()
-        return [row[:length] for row, length in zip(self.tokens.tolist(), keep, strict=True)]
+    def __call__(self, input_ids: Tensor, visual: Tensor | None = None, **inputs: Any) -> Any:
+        words = self.model.get_input_embeddings()(input_ids)
+        if visual is not None:
+            words = words.masked_scatter((input_ids == self.config.image_token_id)[..., None], visual)
+        return self.model(inputs_embeds=words, **inputs)
 
 
-@torch.no_grad()
 def sample(
     model: Qwen2_5_VLForConditionalGeneration,
-    prompts: Prompts,
+    prompts: Sequence[Sequence[int]],
     visual: Tensor,
+    max_tokens: int,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Sampled:
-    """One response to each prompt, of at most the prompts' `room` tokens; greedy at temperature 0.
+    seeds: Sequence[int] | None = None,
+) -> list[Response]:
+    """One response to each of B prompts, from the sampler of the CPU rollout engine: batch-invariant.
 
-    Sampling needs a generator of its own, so that an evaluation never moves the random state of a training.
+    Args:
+        model: the model, in eval mode.
+        prompts: token ids, each picture already as its 4 image tokens.
+        visual: (B, K, 4, H) visual tokens.
+        max_tokens: longest response.
+        temperature: 0 is greedy.
+        seeds: a seed for each prompt; not used by greedy sampling.
     """
-    if temperature > 0 and generator is None:
-        raise ValueError(f"sampling at temperature {temperature} needs a generator")
-    language, end, pad = (
-        model.model.language_model,
-        model.generation_config.eos_token_id,
-        model.generation_config.pad_token_id,
+    end = model.generation_config.eos_token_id
+    sampler = BatchSampler(
+        _WithVisualTokens(model), stop_token_ids=[end], max_rows=_ROWS, max_prompt_tokens=_ROWS * max(map(len, prompts))
     )
-    start, room = prompts.ids.shape[1], prompts.seen.shape[1] - prompts.ids.shape[1]
-    count = len(prompts)
-    cache = DynamicCache()
-    inputs, columns = embed(model, prompts, visual), slice(0, start)
-    ended = torch.zeros(count, dtype=torch.bool)
-    lengths = torch.zeros(count, dtype=torch.long)
-    tokens, log_probs = [], []
-    for step in range(room):
-        hidden = language(
-            inputs_embeds=inputs,
-            attention_mask=prompts.seen[:, : columns.stop],
-            position_ids=prompts.positions[:, :, columns],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        log_p = torch.log_softmax(model.lm_head(hidden) / (temperature or 1.0), dim=-1)
-        if temperature > 0:
-            token = torch.multinomial(log_p.exp(), 1, generator=generator)[:, 0]
-        else:
-            token = log_p.argmax(dim=-1)
-        lengths += (~ended).long()
-        log_probs.append(log_p.gather(1, token[:, None])[:, 0].masked_fill(ended, 0.0))
-        token = token.masked_fill(ended, pad)
-        tokens.append(token)
-        ended = ended | (token == end)
-        if ended.all():
-            break
-        inputs, columns = language.embed_tokens(token[:, None]), slice(start + step, start + step + 1)
-    return Sampled(torch.stack(tokens, 1), lengths, ended, torch.stack(log_probs, 1))
+    params = SamplingParams(max_tokens, temperature)
+    image = model.config.image_token_id
+    requests = [
+        Request(Prompt(tuple(ids), mrope_positions(ids, image, 0), {"visual": tokens.flatten(0, 1)}), params, seed)
+        for ids, tokens, seed in zip(prompts, visual, seeds or [0] * len(prompts), strict=True)
+    ]
+    return sampler.sample(requests)

@@ -1,11 +1,9 @@
 """The toy model: the stock Qwen2.5-VL architecture at 0.6 M parameters, with its tokenizer and processor.
 
-Nothing here is a class of our own. A folder written by `save` loads with `AutoProcessor`,
-`AutoModelForImageTextToText` and everything in verl that takes a model path. A picture of 56x56 pixels becomes 4
-visual tokens, one to a cell of the world.
+All classes are transformers'. A folder written by :func:`save` loads with ``AutoProcessor``,
+``AutoModelForImageTextToText`` and everything in verl that takes a model path. A picture of 56x56 pixels has 4 visual
+tokens, one for each cell of the world.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,9 +54,9 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of the world is one token; any other text falls apart into bytes.
+    """A byte-level BPE in which every word of the world is one token and any other text is bytes.
 
-    The vocabulary is written down instead of trained: it is the same with every version of the tokenizers library.
+    The vocabulary is fixed, not trained, so it is the same with every version of the tokenizers library.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = dict.fromkeys(chain(SPECIAL, alphabet, _words()))
@@ -79,7 +77,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _words() -> list[str]:
-    """The words of the world as byte-level BPE sees them, where a leading space is part of a word."""
+    """The words of the world as byte-level BPE splits them: a leading space is part of a word."""
     texts = ["user", "assistant", "system", *world.COLORS, *world.QUADRANTS]
     texts += [f"what color is the {kind} object" for kind in ("hot", "near")]
     texts += [f"where is the {kind} object" for kind in ("hot", "near")]
@@ -88,7 +86,7 @@ def _words() -> list[str]:
 
 
 def build_processor() -> Qwen2_5_VLProcessor:
-    """Qwen2.5-VL's processor for pictures of 56x56 pixels (up to 112x112 for whoever brings their own)."""
+    """Qwen2.5-VL's processor for pictures of 56x56 pixels (up to 112x112 for other data)."""
     size = {"shortest_edge": world.SIZE**2, "longest_edge": 4 * world.SIZE**2}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
@@ -99,7 +97,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
 
 
 def build_model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """The model with random weights drawn from `seed`; leaves torch's global random state as it was."""
+    """The model with random weights from `seed`. Torch's global random state is not changed."""
     tokenizer = build_tokenizer()
     token = tokenizer.convert_tokens_to_ids
     ids = {"bos_token_id": token(PAD), "eos_token_id": token(END), "pad_token_id": token(PAD)}
@@ -152,18 +150,18 @@ def save(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> None:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without transformers' own bars: loading and saving 0.6 M parameters takes no time to watch."""
-    shown = logging.is_progress_bar_enabled()
+    """Switch off transformers' progress bars: 0.6 M parameters load in no time."""
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
 def tokenize_prompt(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Token ids of a conversation that asks for an answer, each picture already as its 4 image tokens."""
+    """Token ids of a conversation that asks for an answer, each picture as its 4 image tokens."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text.replace(IMAGE, IMAGE * TOKENS_PER_IMAGE), add_special_tokens=False)["input_ids"]
     return ids

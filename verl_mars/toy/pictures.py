@@ -1,6 +1,4 @@
-"""The demo's pictures: `curve.png`, how training went, and `samples.png`, what the model answered before and after."""
-
-from __future__ import annotations
+"""The demo's pictures: ``curve.png`` (training) and ``samples.png`` (answers before and after)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from verl_mars.reward import compute_score
 from verl_mars.toy.evaluate import FUSED, Evaluation
 from verl_mars.toy.runs import Metrics
-from verl_mars.toy.scoring import parse_answer
-from verl_mars.toy.world import COMPLEMENTARY, CONFLICTING, DOMINANT, REDUNDANT
+from verl_mars.toy.world import COMPLEMENTARY, CONFLICTING, DOMINANT, REDUNDANT, parse_answer
 
 _HALO = withStroke(linewidth=3.5, foreground="white")
 INK, GREY, PALE, PAPER = "#1b1f2a", "#7d8390", "#e4e7ec", "#ffffff"
@@ -101,7 +98,7 @@ def _running_mean(values: Sequence[float], width: int = 5) -> list[float]:
 
 
 def _spread(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved apart to at least `gap`, in their order, as near to where they were as a single pass gets."""
+    """The values moved apart to at least `gap`, in their order, close to their places (one pass, no optimum)."""
     placed = np.array(values, float)
     order = np.argsort(placed, kind="stable")
     for lower, upper in zip(order, order[1:], strict=False):
@@ -246,7 +243,7 @@ def _draw_answer(draw: ImageDraw.ImageDraw, x: int, y: int, row: int, view: str,
 
 
 def _reward(evaluation: Evaluation, view: str, row: int) -> float:
-    """What the training's reward gives for a response."""
+    """The training's reward of a response."""
     result = compute_score(
         "toy_multisource",
         evaluation.responses[view][row] or "",
@@ -259,9 +256,9 @@ def _reward(evaluation: Evaluation, view: str, row: int) -> float:
 
 
 def _clip(text: str, length: int) -> str:
-    """What a model says may hold any character; only printable ones can be drawn."""
-    shown = "".join(letter if letter.isprintable() else "·" for letter in text)
-    return shown if len(shown) <= length else shown[: length - 1] + "…"
+    """At most `length` characters of a text, with a dot for each one that cannot be drawn."""
+    drawn = "".join(letter if letter.isprintable() else "·" for letter in text)
+    return drawn if len(drawn) <= length else drawn[: length - 1] + "…"
 
 
 def _tint(color: str, strength: float) -> tuple[int, int, int]:

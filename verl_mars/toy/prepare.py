@@ -1,10 +1,8 @@
-"""The toy's files, built once and kept: world, warm-started model, rows.
+"""The toy's files, built once and cached: world, warm-started model, rows.
 
-They lie under `$VERL_MARS_CACHE` (default `~/.cache/verl_mars`), in `toy/<track>-seed<seed>-<hash>`: the hash covers
-everything that decides their contents, so that a changed recipe is never served from an old folder.
+They are under ``$VERL_MARS_CACHE`` (default ``~/.cache/verl_mars``), in ``toy/<track>-seed<seed>-<hash>``. The hash
+covers everything that determines their contents, so a changed recipe never gets an old folder.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -15,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from verl_mars.errors import UsageError
 from verl_mars.toy import world
@@ -23,7 +20,7 @@ from verl_mars.toy import world
 VERSION = 3  # raise it when files of the same configuration come out different
 THREADS = 1
 
-# Scenes of each file; `warm start` has its own in warmstart.py. Every file draws from a seed of its own.
+# Scenes of each file, each from its own seed. The warm start's scenes are in warmstart.py.
 SPLITS: Mapping[str, tuple[int, Mapping[str, float]]] = MappingProxyType(
     {"train": (4000, world.TRAINING), "val": (200, world.UNIFORM), "heldout": (1000, world.UNIFORM)}
 )
@@ -33,7 +30,7 @@ _DONE = "toy.json"
 
 @dataclass(frozen=True)
 class ToyPaths:
-    """Where a prepared toy lies."""
+    """Paths of a prepared toy."""
 
     root: Path
     model: Path
@@ -42,7 +39,7 @@ class ToyPaths:
     heldout_file: Path
 
     @classmethod
-    def under(cls, root: Path) -> ToyPaths:
+    def under(cls, root: Path) -> "ToyPaths":
         files = (root / f"{split}.parquet" for split in SPLITS)
         return cls(root, root / "model", *files)
 
@@ -52,11 +49,19 @@ def cache_root() -> Path:
 
 
 def prepare(track: str = "default", seed: int = 0, root: str | Path | None = None, progress: bool = True) -> ToyPaths:
-    """Build the toy of a track and seed, or find it where it was built before.
+    """The toy of a track and seed, built if it is not in the cache.
 
-    `root` replaces the cache folder. A build is written beside its place and moved there when it is whole: one that is
-    killed leaves nothing half done, and of two at a time the first to finish wins. Raises ValueError for an unknown
-    track and for a folder that was moved.
+    A build is written to a temporary folder and renamed at the end: a killed one leaves nothing incomplete, and the
+    first of two at a time wins.
+
+    Args:
+        track: a track of :data:`verl_mars.toy.warmstart.TRACKS`.
+        seed: seed of the world and the model.
+        root: instead of the cache folder.
+        progress: show bars.
+
+    Raises:
+        ValueError: an unknown track, or a folder that was moved after it was built.
     """
     from verl_mars.toy.warmstart import TRACKS
 
@@ -75,13 +80,13 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
     if built_at != str(home):
         raise ValueError(
             f"the toy in {home} was built in {built_at} and moved here; its rows name pictures there. "
-            "Remove the folder, and it is built anew"
+            "Remove the folder to have it built again"
         )
     print(f"toy world and model: {home}")
     return ToyPaths.under(home)
 
 
-def _build(home: Path, track: str, seed: int, config: dict[str, Any], progress: bool) -> None:
+def _build(home: Path, track: str, seed: int, config: dict[str, object], progress: bool) -> None:
     from verl_mars.toy import model as toy_model
     from verl_mars.toy.rows import write_split
     from verl_mars.toy.warmstart import TRACKS, warm_start

@@ -1,6 +1,4 @@
-"""What a demo run leaves for people: `summary.json`, the table on the screen, and the pictures (`pictures.py`)."""
-
-from __future__ import annotations
+"""The summary of a demo run: ``summary.json`` and the table on the screen. The pictures are in ``pictures.py``."""
 
 import json
 import math
@@ -18,20 +16,27 @@ from verl_mars.toy.runs import Metrics
 
 @dataclass(frozen=True)
 class Run:
-    """What was run, as the summary states it."""
+    """Identity of a run, for its summary.
+
+    Attributes:
+        seed: of the world, the model and the training.
+        track: of the toy.
+        algorithm: the demo's name of a recipe.
+        steps: training steps.
+        seconds: phase -> wall-clock seconds.
+    """
 
     seed: int
     track: str
     algorithm: str
     steps: int
     seconds: Mapping[str, float]
-    """Phase -> wall-clock seconds."""
 
 
 def summarize(run: Run, before: Evaluation, after: Evaluation, metrics: Metrics) -> dict[str, Any]:
-    """The content of `summary.json`: greedy accuracies on held-out rows, training metrics, what was run.
+    """The content of ``summary.json``: greedy accuracies on held-out rows, training metrics, identity of the run.
 
-    All but the seconds is the same for the same seed.
+    The same seed gives the same summary, except for the seconds.
     """
 
     def both(measure: Callable[..., float], *what: str) -> dict[str, float | None]:
@@ -73,7 +78,7 @@ def summarize(run: Run, before: Evaluation, after: Evaluation, metrics: Metrics)
 
 
 def _rounded(value: float) -> float | None:
-    """JSON has no NaN: null stands for a mean over nothing."""
+    """JSON has no NaN: the mean of no values is null."""
     return None if math.isnan(value) else round(value, 4)
 
 
@@ -100,7 +105,7 @@ def table(before: Evaluation, after: Evaluation) -> Table:
 
 
 def _change(before: float, after: float, form: str) -> str:
-    """Both in percent; what moved by five points or more is colored."""
+    """Both in percent, colored if the difference is at least five points."""
     if math.isnan(before) or math.isnan(after):
         return "-"
     color = "green" if after - before >= 0.05 else "red" if after - before <= -0.05 else "default"

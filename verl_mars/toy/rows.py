@@ -1,6 +1,4 @@
-"""Scenes as verl's training rows: pictures as PNG files, one row of parquet to a scene, in the project's row schema."""
-
-from __future__ import annotations
+"""Scenes as training rows: PNG files, and one row of parquet for each scene in the project's row schema."""
 
 import json
 from pathlib import Path
@@ -15,17 +13,24 @@ from verl_mars.toy.world import IMAGES, SIZE, Scenes
 
 DATA_SOURCE = "toy_multisource"
 
-# Beyond what every row has: what the evaluation groups by, and what a reader of the file wants to see.
+# In addition to every row's columns: for grouping the evaluation, and for readers of the file.
 _SCHEMA = arrow_schema(
     extra_info={"regime": pa.string(), "thought": pa.string(), "sufficient": pa.list_(pa.string())},
 )
 
 
 def write_split(scenes: Scenes, split: str, folder: Path, home: Path | None = None, progress: bool = False) -> Path:
-    """Write `<folder>/<split>.parquet` and its pictures under `<folder>/images/<split>/`.
+    """Write ``<folder>/<split>.parquet`` and its pictures under ``<folder>/images/<split>/``.
 
-    The rows name the pictures by absolute path. `home`: where `folder` will lie when it is finished, if that is
-    elsewhere. Returns the path of the parquet file.
+    Args:
+        scenes: one row each.
+        split: name of the split.
+        folder: where the files are written.
+        home: final place of `folder` if it will be moved; the rows name their pictures by absolute path there.
+        progress: show a bar.
+
+    Returns:
+        The path of the parquet file.
     """
     pictures = folder / "images" / split
     pictures.mkdir(parents=True)

@@ -1,18 +1,15 @@
-"""The warm start: from random weights to a model that follows the format and knows the world half-way.
+"""The warm start: from random weights to a model that follows the format and answers about half of the scenes.
 
-1. The vision tower learns what each cell of a picture shows, through a linear probe that is thrown away. It is then
-   frozen.
-2. The language model is taught `<think>place</think><answer>...</answer>` on the fused view and on each mono view. In a
-   share of the conflicting scenes the teacher trusts RGB, the wrong source: the model learns to be misled when it sees
-   both sources and not when it sees the right one alone. This interference is what reinforcement learning has to
-   repair.
-3. Teaching stops as soon as the model is good enough on scenes of its own: room to learn is left on purpose.
+1. The vision tower learns the content of each cell of a picture through a linear probe, which is then discarded. After
+   that the tower is frozen.
+2. The language model learns ``<think>place</think><answer>...</answer>`` on the fused view and on each mono view. In a
+   share of the conflicting scenes the teacher trusts RGB, the wrong source: the model learns to be misled by both
+   sources together, but not by the right one alone. Reinforcement learning has to repair this interference.
+3. Supervised training stops once the model is good enough on separate scenes, which leaves room to learn.
 
-Track `default` stops there. Track `interference` goes on with the teacher always misled, until the fused view is far
-below the right source alone on conflicting scenes.
+Track ``default`` ends there. Track ``interference`` continues with a teacher that is always misled, until the fused
+view is far below the right source alone on conflicting scenes.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -38,21 +35,31 @@ from verl_mars.toy.model import (
     build_tokenizer,
     tokenize_prompt,
 )
-from verl_mars.toy.scoring import parse_answer
-from verl_mars.toy.world import Scenes
+from verl_mars.toy.world import Scenes, parse_answer
 
 MAX_RESPONSE = 12  # tokens; the longest right answer has 9
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One stage of teaching: `steps` long, or until the model is as good and as misled as `until` asks."""
+    """One stage of supervised training.
+
+    Attributes:
+        steps: most optimizer steps.
+        misled: share of the conflicting scenes, in the fused view, in which the teacher trusts RGB.
+        until: regime -> lowest and highest greedy accuracy of the fused view. The lesson ends when all hold; if empty,
+            after all steps.
+        adam: learning rate of AdamW.
+        muon: learning rate of Muon.
+        warmup: steps of linear warm-up.
+        batch: scenes of a step.
+        check_every: steps between two measurements of accuracy.
+        check_from: first step with a measurement.
+    """
 
     steps: int
     misled: float
-    """Share of the conflicting scenes, seen fused, in which the teacher trusts RGB."""
     until: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Regime -> lowest and highest greedy accuracy of the fused view. All must hold; empty: all steps are done."""
     adam: float = 1.5e-3
     muon: float = 0.02
     warmup: int = 30
@@ -63,7 +70,21 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the warm start ends at."""
+    """Everything that determines the result of a warm start.
+
+    Attributes:
+        lessons: stages of the language model, in order.
+        scenes: training scenes.
+        gate_scenes: separate scenes on which accuracy is measured.
+        vision_steps: steps of the vision tower.
+        vision_batch: scenes of such a step.
+        vision_rate: its learning rate.
+        mono_views: share of prompts in a mono view.
+        answer_weight: weight of the answer's first token in the loss; a color is one of nine tokens and by far the
+            hardest.
+        tag_weight: weight of the tags in the loss.
+        mix: share of each regime among the training scenes.
+    """
 
     lessons: tuple[Lesson, ...]
     scenes: int = 4000
@@ -73,7 +94,6 @@ class Recipe:
     vision_rate: float = 2e-3
     mono_views: float = 0.4
     answer_weight: float = 4.0
-    """Weight of the answer's first token in the loss: the color is one of nine tokens, and by far the hardest."""
     tag_weight: float = 0.3
     mix: Mapping[str, float] = field(
         default_factory=lambda: {
@@ -101,9 +121,10 @@ TRACKS: Mapping[str, Recipe] = MappingProxyType(
 def warm_start(
     recipe: Recipe, seed: int, threads: int = 1, progress: bool = True
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """Train a model by `recipe`. The result depends on `recipe`, `seed` and `threads` only (on one machine).
+    """Train a model by `recipe`. On one machine, the result depends only on `recipe`, `seed` and `threads`.
 
-    Raises RuntimeError when a gated lesson ends without reaching its accuracy.
+    Raises:
+        RuntimeError: a lesson ended without reaching its accuracy.
     """
     with torch_threads(threads):
         scenes = world.make_scenes(recipe.scenes, [seed, 0], recipe.mix)
@@ -124,9 +145,9 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# What a cell shows, as classes for the probe. RGB: 4 colors, empty, night. Auxiliary: target, other, empty, off.
+# Classes of a cell's content for the probe. RGB: 4 colors, empty, night. Auxiliary: target, other, empty, off.
 _EMPTY, _NIGHT, _OTHER, _TARGET, _AUX_EMPTY, _OFF, _CONTENTS = 4, 5, 6, 7, 8, 9, 10
-# And beside it. RGB: no cue, cue. Auxiliary: which sensor.
+# Classes of its mark. RGB: no cue, cue. Auxiliary: which sensor.
 _MARKS = 4
 
 
@@ -188,7 +209,7 @@ def visual_tokens(model: Qwen2_5_VLForConditionalGeneration, images: NDArray[np.
 
 
 class Course:
-    """The scenes as the language model meets them: prompts, visual tokens, right and misled responses."""
+    """Training data of the language model: prompts, visual tokens, right and misled responses."""
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, scenes: Scenes) -> None:
         tokenizer = build_tokenizer()
@@ -197,12 +218,8 @@ class Course:
         distinct = {scenes.question(row): row for row in rows}
         number = {question: i for i, question in enumerate(distinct)}
         self._which = torch.tensor([number[scenes.question(row)] for row in rows])
-        self._prompts = batch_prompts(
-            [tokenize_prompt(tokenizer, scenes.messages(row)) for row in distinct.values()],
-            model.config.image_token_id,
-            tokenizer.pad_token_id,
-            MAX_RESPONSE,
-        )
+        self._ids = [tokenize_prompt(tokenizer, scenes.messages(row)) for row in distinct.values()]
+        self._prompts = batch_prompts(self._ids, model.config.image_token_id, tokenizer.pad_token_id, MAX_RESPONSE)
         self.visual = visual_tokens(model, scenes.images)
         misled = [world.QUADRANTS[cell] for cell in scenes.decoy]
         right = [_response(scenes.thought(row), scenes.answer(row)) for row in rows]
@@ -219,7 +236,11 @@ class Course:
     def prompts(self, rows: NDArray[np.int64] | Tensor) -> Prompts:
         which = self._which[torch.as_tensor(rows)]
         shared = self._prompts
-        return Prompts(shared.ids[which], shared.positions[:, which], shared.seen[which], shared.image_at[which])
+        return Prompts(shared.ids[which], shared.positions[:, which], shared.mask[which], shared.image_at[which])
+
+    def prompt_ids(self) -> list[list[int]]:
+        """Token ids of every scene's prompt."""
+        return [self._ids[which] for which in self._which.tolist()]
 
 
 def _response(thought: str, answer: str) -> str:
@@ -323,8 +344,8 @@ def _schedule(optimizers: list[torch.optim.Optimizer], steps: int, warmup: int) 
 def _fused_accuracy(model: Qwen2_5_VLForConditionalGeneration, course: Course) -> dict[str, float]:
     """Greedy accuracy of the fused view: overall under `all`, and of each regime."""
     scenes, tokenizer = course.scenes, build_tokenizer()
-    sampled = sample(model, course.prompts(np.arange(len(scenes))), course.visual)
-    texts = tokenizer.batch_decode(sampled.texts_ids())
-    right = np.array([parse_answer(text) == scenes.answer(row) for row, text in enumerate(texts)])
+    responses = sample(model, course.prompt_ids(), course.visual, MAX_RESPONSE)
+    texts = tokenizer.batch_decode([response.token_ids for response in responses])
+    right = np.array([parse_answer(text.removesuffix(END)) == scenes.answer(row) for row, text in enumerate(texts)])
     by_regime = {name: float(right[scenes.regime == number].mean()) for number, name in enumerate(world.REGIMES)}
     return {"all": float(right.mean()), **by_regime}

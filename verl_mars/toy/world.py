@@ -1,9 +1,9 @@
 """The synthetic world: small aligned pictures of one scene by an RGB camera and by an infrared or a depth sensor.
 
-A scene is a 2x2 grid of cells with two to four objects, one to a cell. RGB shows colors; the auxiliary sensor shows
-which object is hot (infrared) or near (depth), which RGB never does. RGB may carry a *cue*, an orange glow or a
-larger size, that suggests which object it is; the cue can lie. Which source is needed, and which is right, makes the
-**regime**:
+A scene is a 2x2 grid of cells with two to four objects, at most one in a cell. RGB shows colors; only the auxiliary
+sensor shows which object is hot (infrared) or near (depth). RGB may carry a *cue*, an orange glow or a larger size,
+that suggests which object it is; the cue may be wrong. The **regime** of a scene says which source is needed and which
+is right:
 
 | regime          | question                     | RGB                            | auxiliary     | answers alone    |
 |-----------------|------------------------------|--------------------------------|---------------|------------------|
@@ -12,12 +12,11 @@ larger size, that suggests which object it is; the cue can lie. Which source is 
 | `dominant`      | where is it                  | night; or cue, right           | right; or off | the one that works |
 | `conflicting`   | where is it                  | cue on another object          | which object  | the auxiliary    |
 
-Same seed, same bytes; the first `n` scenes of a seed do not depend on how many are asked for.
+Same seed, same bytes. The first `n` scenes of a seed do not depend on how many are made.
 """
 
-from __future__ import annotations
-
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -53,9 +52,17 @@ _SHAPES = 3  # circle, square, triangle: variety that no question asks about
 class Scenes:
     """N scenes as arrays; cells are 0..3 in reading order.
 
-    images (N, 2, 56, 56, 3) uint8; regime, auxiliary (0 infrared, 1 depth), target, decoy (another object), cue (cell
-    of the RGB cue, -1 none): (N,) int; color (N, 4) int; present (N, 4) bool; night (RGB sees nothing), off (the
-    auxiliary sensor gives only static): (N,) bool.
+    Attributes:
+        images: (N, 2, 56, 56, 3) uint8.
+        regime: (N,) index into :data:`REGIMES`.
+        auxiliary: (N,) 0 infrared, 1 depth.
+        target: (N,) cell of the object that the question is about.
+        decoy: (N,) cell of another object.
+        cue: (N,) cell of the RGB cue, -1 without one.
+        color: (N, 4) index into :data:`COLORS`.
+        present: (N, 4) whether the cell has an object.
+        night: (N,) RGB is only noise.
+        off: (N,) the auxiliary sensor gives only static.
     """
 
     images: NDArray[np.uint8]
@@ -72,7 +79,7 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.regime)
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Scenes:
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Scenes":
         return Scenes(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def regime_name(self, row: int) -> str:
@@ -102,7 +109,7 @@ class Scenes:
         return [{"role": "user", "content": [*images, {"type": "text", "text": self.question(row)}]}]
 
     def thought(self, row: int) -> str:
-        """The step before the answer: where the asked object is."""
+        """The step before the answer: the place of the object that the question is about."""
         return QUADRANTS[self.target[row]]
 
     def answer(self, row: int) -> str:
@@ -111,12 +118,25 @@ class Scenes:
         return self.thought(row)
 
 
+_RESPONSE = re.compile(r"<think>[^<]+</think><answer>([^<]+)</answer>")
+
+
+def parse_answer(response: str) -> str | None:
+    """The answer in a response of exactly ``<think>..</think><answer>..</answer>``; None of any other."""
+    match = _RESPONSE.fullmatch(response)
+    return match[1].strip() if match else None
+
+
 def make_scenes(count: int, seed: int | Sequence[int], mix: Mapping[str, float] = UNIFORM) -> Scenes:
     """`count` scenes of the world.
 
-    `mix` gives each regime's share; every full block of 200 scenes holds these shares exactly (rounded to whole
-    scenes). Raises ValueError for a count below 1, an unknown regime, and shares that are negative or do not sum to
-    1.
+    Args:
+        count: number of scenes.
+        seed: of all random numbers.
+        mix: share of each regime; every full block of 200 scenes has these shares, rounded to whole scenes.
+
+    Raises:
+        ValueError: a count below 1, an unknown regime, shares that are negative or do not sum to 1.
     """
     if count < 1:
         raise ValueError(f"a world needs at least one scene, got count={count}")
@@ -141,7 +161,7 @@ def _check_mix(mix: Mapping[str, float]) -> NDArray[np.float64]:
 
 
 def _draw_block(seeds: Sequence[int], shares: NDArray[np.float64], wanted: int) -> Scenes:
-    """The first `wanted` scenes of a block: what is in all of them, then the pictures of the wanted."""
+    """The first `wanted` scenes of a block: the contents of the whole block, then the pictures of the wanted ones."""
     rng = np.random.default_rng([*seeds, 0])
     n = BLOCK
     bounds = np.round(np.cumsum(shares)[:-1] * n).astype(int)
@@ -166,7 +186,7 @@ def _draw_block(seeds: Sequence[int], shares: NDArray[np.float64], wanted: int) 
 def _render(scenes: Scenes, seeds: Sequence[int]) -> NDArray[np.uint8]:
     """Pictures (N, 2, 56, 56, 3) of the first N scenes of a block.
 
-    Each kind of random number has a stream of its own, in the order of the scenes: pictures do not depend on N.
+    Each kind of random number has a separate stream, in the order of the scenes: pictures do not depend on N.
     """
     streams = (np.random.default_rng([*seeds, stream]) for stream in itertools.count(1))
     n = len(scenes)

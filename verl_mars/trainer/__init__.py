@@ -1,1 +1,1 @@
-"""verl's v1 trainer modes with anchors: checks before models load, then anchors in and metrics out."""
+"""verl's v1 trainer modes with a method: values of a batch in, advantages and metrics out."""

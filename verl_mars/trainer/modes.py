@@ -1,30 +1,48 @@
 """``trainer.v1.trainer_mode=mars_sync | mars_colocate_async | mars_separate_async``: verl's modes with views.
 
-Each rolls out mono sessions beside the fused ones and hands their rewards to the estimator (MARS), scores responses
-under another view (PGPO, VOGUE), and shows the details of the rewards in metrics and dumps. With an estimator of verl's
-own a mode does what verl's mode of that name does.
+Each runs the method that ``algorithm.adv_estimator`` names, shows the details of the rewards in metrics and dumps, and
+ends with an explanation if a process dies. With an estimator of verl's own a mode does what verl's mode of that name
+does.
 """
 
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 
-from verl_mars.reward.training import RewardDetailsMixin
-from verl_mars.trainer.mixin import AnchorsMixin
-from verl_mars.trainer.scored_views import ScoredViewsMixin
+from verl_mars import _compat
+from verl_mars.liveness.processes import EndsWithDeadProcesses
+from verl_mars.preflight.checkpoints import how_to_continue
+from verl_mars.trainer.anchor_memory import RemembersAnchors
+from verl_mars.trainer.checkpoints import SavesIdentity
+from verl_mars.trainer.counts import SumsCounts
+from verl_mars.trainer.reward_details import RewardDetails
+from verl_mars.trainer.token_dump import DumpsTokens
 
 
-class MarsTrainerSync(RewardDetailsMixin, ScoredViewsMixin, AnchorsMixin, PPOTrainerSync):
+class MarsTrainer(RewardDetails, DumpsTokens, RemembersAnchors, SumsCounts, SavesIdentity, EndsWithDeadProcesses):
+    """What all three modes have in common."""
+
+    def how_to_continue(self) -> str:
+        """Which command resumes the run, and from which checkpoint."""
+        return how_to_continue(self.config)
+
+    def on_train_begin(self) -> None:
+        """Begin verl's loop with a garbage collector that leaves everything loaded so far alone."""
+        super().on_train_begin()
+        _compat.freeze_startup_objects()
+
+
+class MarsTrainerSync(MarsTrainer, PPOTrainerSync):
     """Rollout and training take turns on the same devices."""
 
     base_mode = "sync"
 
 
-class MarsTrainerColocateAsync(RewardDetailsMixin, ScoredViewsMixin, AnchorsMixin, PPOTrainerColocateAsync):
-    """The same devices; unfinished sessions are interrupted for an update and go on with the new weights."""
+class MarsTrainerColocateAsync(MarsTrainer, PPOTrainerColocateAsync):
+    """The same devices; an update interrupts unfinished sessions, which continue with the new weights."""
 
     base_mode = "colocate_async"
 
 
-class MarsTrainerSeparateAsync(RewardDetailsMixin, ScoredViewsMixin, AnchorsMixin, PPOTrainerSeparateAsync):
-    """Rollout on devices of its own, which never waits for the trainer."""
+class MarsTrainerSeparateAsync(MarsTrainer, PPOTrainerSeparateAsync):
+    """Rollout on separate devices, which never waits for the trainer."""
 
     base_mode = "separate_async"

@@ -255,7 +255,7 @@ def choose(logits, uniform, *, seen=None, forbidden=(), **params):
     logits = torch.as_tensor(logits, dtype=torch.float32)[None]
     mask = torch.zeros(logits.shape[-1], dtype=torch.bool)
     mask[list(forbidden)] = True
-    rows = RowParams.of([SamplingParams(max_tokens=1, **params)], mask)
+    rows = RowParams.from_params([SamplingParams(max_tokens=1, **params)], mask)
     token, log_prob, mass = choose_tokens(logits, rows, torch.tensor([uniform], dtype=torch.float64), seen)
     assert mass.item() == pytest.approx(
         logits.softmax(-1)[0, list(forbidden)].sum().item() if forbidden else 0, abs=1e-6

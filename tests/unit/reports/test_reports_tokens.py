@@ -16,6 +16,7 @@ LINE = {
     "sampled": [1, 1, 0, 1],
     "dependency": [0.0, 1.0, 7.0, 3.0],
     "weight": [0.5, 1.5, 0.0, 1.0],
+    "token_values": {"dependency": "nats", "weight": "of the advantage"},
     "images": [None],
 }
 
@@ -78,7 +79,7 @@ def test_medians_are_over_all_prompts_and_shown(dump, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ({"input": "x"}, "line 1: no dependency for each token .there: none"),
+        ({"input": "x"}, "line 1: no values for each token"),
         ({**LINE, "dependency": [1.0]}, "must be lists of one length"),
         ({**LINE, "dependency": [1.0, 2.0, "x", 3.0]}, "must be numbers"),
         ([1], "no dumped response"),
@@ -99,9 +100,9 @@ def test_other_faults_are_named(dump, tmp_path):
     broken.write_text("")
     with pytest.raises(ValueError, match="no response"):
         read_responses(broken, 1)
-    with pytest.raises(ValueError, match="allowed are dependency, uncertainty, weight"):
+    with pytest.raises(ValueError, match="--value size: allowed are dependency, weight"):
         read_responses(dump(LINE), 1, "size")
-    with pytest.raises(ValueError, match="no uncertainty for each token .there: dependency, weight"):
+    with pytest.raises(ValueError, match="--value uncertainty: allowed are dependency, weight"):
         read_responses(dump(LINE), 1, "uncertainty")
 
 

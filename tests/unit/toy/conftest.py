@@ -1,7 +1,5 @@
 """A small toy that needs no training: a few scenes as files, and a model whose random weights give varied answers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

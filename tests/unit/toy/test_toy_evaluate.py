@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from verl_mars.toy import world
 from verl_mars.toy.evaluate import Evaluation, HeldOut, evaluate, latest_checkpoint, read_heldout
-from verl_mars.toy.scoring import parse_answer
+from verl_mars.toy.world import parse_answer
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The batched forward pass and sampler against transformers' own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from verl_mars.cpu.sampling import Response
 from verl_mars.toy import world
 from verl_mars.toy.forward import Prompts, batch_prompts, patches, response_log_probs, sample, see
 from verl_mars.toy.model import tokenize_prompt
@@ -26,10 +25,19 @@ def inputs(processor: Any, scenes: world.Scenes) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prompts(processor: Any, lively_model: Any, scenes: world.Scenes) -> Prompts:
-    tokenizer = processor.tokenizer
-    ids = [tokenize_prompt(tokenizer, scenes.messages(row)) for row in range(len(scenes))]
-    return batch_prompts(ids, lively_model.config.image_token_id, tokenizer.pad_token_id, ROOM)
+def prompt_ids(processor: Any, scenes: world.Scenes) -> list[list[int]]:
+    return [tokenize_prompt(processor.tokenizer, scenes.messages(row)) for row in range(len(scenes))]
+
+
+@pytest.fixture(scope="module")
+def prompts(processor: Any, lively_model: Any, prompt_ids: list[list[int]]) -> Prompts:
+    return batch_prompts(prompt_ids, lively_model.config.image_token_id, processor.tokenizer.pad_token_id, ROOM)
+
+
+def padded(responses: list[Response], pad: int) -> torch.Tensor:
+    """(B, R) tokens."""
+    rows = [torch.tensor(response.token_ids) for response in responses]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
 
 
 @pytest.fixture(scope="module")
@@ -59,62 +67,44 @@ def test_prompts_and_positions_are_those_of_transformers(lively_model: Any, inpu
     )
     width = prompts.ids.shape[1]
     seen = inputs["attention_mask"].bool()
-    assert torch.equal(prompts.seen[:, :width].bool(), seen)
+    assert torch.equal(prompts.mask[:, :width].bool(), seen)
     assert torch.equal(prompts.positions[:, :, :width][:, seen], stock[:, seen])
     after = prompts.positions[:, :, width - 1 :]
     assert (after.diff(dim=-1) == 1).all()  # a response counts on from its prompt
 
 
 def test_greedy_answers_are_those_of_generate(
-    lively_model: Any, inputs: Any, prompts: Prompts, visual: torch.Tensor
+    lively_model: Any, inputs: Any, prompt_ids: list[list[int]], visual: torch.Tensor
 ) -> None:
-    stock = lively_model.generate(**inputs, do_sample=False, max_new_tokens=ROOM)[:, prompts.ids.shape[1] :]
-    ours = sample(lively_model, prompts, visual)
+    stock = lively_model.generate(**inputs, do_sample=False, max_new_tokens=ROOM)[:, inputs["input_ids"].shape[1] :]
+    ours = sample(lively_model, prompt_ids, visual, ROOM)
     assert len({tuple(row) for row in stock.tolist()}) > 3, (
         "the model must say different things for this to mean anything"
     )
-    assert ours.ended.any() and not ours.ended.all()
-    assert torch.equal(ours.tokens, stock)
+    ended = [response.ended for response in ours]
+    assert any(ended) and not all(ended)
+    assert torch.equal(padded(ours, lively_model.generation_config.pad_token_id), stock)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_log_probs_are_the_teacher_forced_ones(
-    lively_model: Any, prompts: Prompts, visual: torch.Tensor, temperature: float
+    lively_model: Any, prompts: Prompts, prompt_ids: list[list[int]], visual: torch.Tensor, temperature: float
 ) -> None:
-    sampled = sample(lively_model, prompts, visual, temperature, torch.Generator().manual_seed(0))
+    sampled = sample(lively_model, prompt_ids, visual, ROOM, temperature, range(len(prompts)))
     with torch.no_grad():
-        forced = response_log_probs(lively_model, prompts, visual, sampled.tokens)
-    counted = torch.arange(sampled.tokens.shape[1]) < sampled.lengths[:, None]
-    torch.testing.assert_close(sampled.log_probs[counted], forced[counted], atol=1e-4, rtol=1e-5)
-    assert (sampled.log_probs[~counted] == 0).all()
+        forced = response_log_probs(lively_model, prompts, visual, padded(sampled, 0))
+    for row, response in enumerate(sampled):
+        log_probs = torch.tensor(response.log_probs)
+        torch.testing.assert_close(log_probs, forced[row, : len(log_probs)], atol=1e-4, rtol=1e-5)
 
 
-def test_lengths_count_the_end_token_and_texts_leave_it_out(
-    lively_model: Any, prompts: Prompts, visual: torch.Tensor
-) -> None:
-    end = lively_model.generation_config.eos_token_id
-    sampled = sample(lively_model, prompts, visual)
-    for row, ids in enumerate(sampled.texts_ids()):
-        assert end not in ids
-        assert len(ids) == sampled.lengths[row] - int(sampled.ended[row])
-        assert (sampled.tokens[row, sampled.lengths[row] - 1] == end) == sampled.ended[row]
-
-
-def test_sampling_repeats_with_its_generator_and_leaves_the_global_state(
-    lively_model: Any, prompts: Prompts, visual: torch.Tensor
+def test_sampling_repeats_with_its_seeds_and_leaves_the_global_state(
+    lively_model: Any, prompt_ids: list[list[int]], visual: torch.Tensor
 ) -> None:
     state = torch.get_rng_state()
-    runs = [
-        sample(lively_model, prompts, visual, 1.0, torch.Generator().manual_seed(seed)).tokens for seed in (3, 3, 4)
-    ]
+    runs = [sample(lively_model, prompt_ids, visual, ROOM, 1.0, [seed] * len(prompt_ids)) for seed in (3, 3, 4)]
     assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(runs[0], runs[1])
-    assert runs[0].shape != runs[2].shape or not torch.equal(runs[0], runs[2])
-
-
-def test_sampling_without_a_generator_is_refused(lively_model: Any, prompts: Prompts, visual: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="needs a generator"):
-        sample(lively_model, prompts, visual, temperature=1.0)
+    assert runs[0] == runs[1] != runs[2]
 
 
 def test_prompts_with_different_numbers_of_pictures_are_refused() -> None:

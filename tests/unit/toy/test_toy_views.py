@@ -1,7 +1,5 @@
 """The blind view on a real model: dropping the visual tokens is masking attention to them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

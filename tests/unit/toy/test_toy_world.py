@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import fields
 
 import numpy as np
@@ -146,3 +144,26 @@ def test_slices_and_row_lists_keep_all_fields_together(many: world.Scenes) -> No
     picked = many[np.array([5, 2])]
     assert [picked.question(0), picked.answer(1)] == [many.question(5), many.answer(2)]
     np.testing.assert_array_equal(picked.images[1], many.images[2])
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("<think>top left</think><answer>red</answer>", "red"),
+        ("<think>top left</think><answer> red </answer>", "red"),
+        ("<think>a</think><answer>bottom right</answer>", "bottom right"),
+        ("<think></think><answer>red</answer>", None),
+        ("<think>a</think><answer></answer>", None),
+        ("<answer>red</answer>", None),
+        ("<think>a</think><answer>red</answer> really", None),
+        (" <think>a</think><answer>red</answer>", None),
+        ("<think>a</think> <answer>red</answer>", None),
+        ("<think>a</think><answer>red", None),
+        ("<think>a</think><answer>red</answer><answer>blue</answer>", None),
+        ("<think>a<think>b</think><answer>red</answer>", None),
+        ("red", None),
+        ("", None),
+    ],
+)
+def test_only_the_exact_format_has_an_answer(response: str, answer: str | None) -> None:
+    assert world.parse_answer(response) == answer

@@ -1,0 +1,114 @@
+"""Commands, code blocks, navigation and generated pages of the documentation agree with the code."""
+
+import ast
+import json
+import re
+
+import pytest
+import yaml
+from repository_files import IDS, ROOT, cli_commands, code_blocks, commands_in, fault_of, load, shell_commands
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# ---------------------------------------------------------------- commands and code blocks
+
+
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ("make demo", None),
+        ("make dmeo", "no make target dmeo"),
+        ("FOO=1 make test ARGS='-k x'", None),
+        ("verl-mars doctor --config-name mars_grpo dataset=llvip  # a comment", None),
+        ("verl-mars doctor --config mars_grpo", "verl-mars doctor has no option --config"),
+        ("verl-mars data covnert llvip", "verl-mars data has no command covnert"),
+        ("verl-mars docter", "verl-mars has no command docter"),
+        ("for x in a b; do\n  make nothing && verl-mars doctor\ndone", "no make target nothing"),
+        ("python benchmarks/nothing.py", "no file benchmarks/nothing.py"),
+    ],
+)
+def test_faults_of_commands_are_found(command, fault):
+    faults = [found for words in shell_commands(command) if (found := fault_of(words))]
+    assert faults == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize("page", PAGES, **IDS)
+def test_commands_of_the_documentation_exist(page):
+    faults = [f"{' '.join(words)}: {fault}" for words in commands_in(page) if (fault := fault_of(words))]
+    assert not faults, "\n".join(faults)
+
+
+def parse_block(language, text):
+    if language == "python":
+        ast.parse(text)
+    elif language == "json":
+        decoder, rest = json.JSONDecoder(), text.strip()
+        while rest:  # one value or several
+            rest = rest[decoder.raw_decode(rest)[1] :].lstrip()
+    elif language == "yaml":
+        list(yaml.safe_load_all(text))
+    elif language in ("bash", "sh"):
+        list(shell_commands(text))
+    elif language not in ("text", "bibtex", "", "diff", "make", "console"):
+        raise ValueError(f"unknown language {language!r}")
+
+
+@pytest.mark.parametrize("page", PAGES, **IDS)
+def test_code_blocks_parse(page):
+    for language, text, line in code_blocks(page):
+        try:
+            parse_block(language, text)
+        except (ValueError, SyntaxError, yaml.YAMLError) as error:
+            pytest.fail(f"{page.name}:{line}: {error}")
+
+
+# ---------------------------------------------------------------- documentation site
+
+
+def navigation(entry):
+    """The pages of a navigation, in order."""
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    return [page for item in inner for page in navigation(item)]
+
+
+def test_every_page_is_in_the_navigation_once():
+    """mkdocs is strict about this as well, but takes half a minute and an environment."""
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    generated = {f"reference/{page}" for page, _ in load("docs/_site/generate.py").pages()}
+    root_pages = dict(re.findall(r'"(\w+\.md)": "(project/[\w-]+\.md)"', (ROOT / "docs/_site/hooks.py").read_text()))
+    assert root_pages and all((ROOT / name).exists() for name in root_pages)
+    assert sorted(navigation(config["nav"])) == sorted(written | generated | set(root_pages.values()))
+
+
+def test_the_command_line_page_has_every_command_and_option():
+    text = dict(load("docs/_site/generate.py").pages())["cli.md"]
+    for words, (options, is_group) in cli_commands().items():
+        if not is_group:
+            section = text.split(f"## {' '.join(words)}\n")[1].split("\n## ")[0]
+            assert all(f"`{flag}`" in section for flag in options - {"--help"}), words
+
+
+def test_the_page_of_tasks_has_every_task():
+    from verl_mars.tasks import TASKS
+
+    text = dict(load("docs/_site/generate.py").pages())["tasks.md"]
+    for name, task in TASKS.items():
+        section = text.split(f"## {name}\n")[1].split("\n## ")[0]
+        assert task.example in section and all(f"`{key}`" in section for key in task.keys)
+
+
+def test_the_picture_of_a_step_is_what_its_script_draws():
+    drawn = load("docs/_site/step_figure.py").draw()
+    assert (ROOT / "docs/images/step.svg").read_text() == drawn, (
+        "python docs/_site/step_figure.py > docs/images/step.svg"
+    )
+
+
+def test_support_is_claimed_by_tests_that_exist():
+    rows = [row for part in yaml.safe_load((ROOT / "docs/_site/support.yaml").read_text()) for row in part["rows"]]
+    assert {row["status"] for row in rows} == {"tested", "composed", "refused", "untested"}
+    for row in rows:
+        assert "by" in row or row["status"] == "untested", row
+        assert (ROOT / row.get("by", ".")).exists(), row

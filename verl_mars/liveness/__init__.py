@@ -1,0 +1,1 @@
+"""Dead workers end a run with an explanation, where verl would block forever. Knows no method."""

@@ -1,0 +1,59 @@
+"""PGPO (arXiv 2604.01840) as a method: the base's advantages, spread over the tokens by their visual dependency.
+
+The mathematics is in :mod:`verl_mars.algos.pgpo`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from verl_mars.algos.pgpo import sampled_dependency, weigh_tokens
+from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
+from verl_mars.methods.reshaping import Reshaping, ReshapingSettings, blind_view
+from verl_mars.views import RescoreView
+
+
+class PgpoSettings(ReshapingSettings):
+    """Settings under ``algorithm.pgpo``. Defaults are the paper's."""
+
+    tau: float = Field(default=0.4, ge=0, le=1)
+    """Where suppression ends and boosting begins. 1: suppress only; 0: boost only."""
+
+    beta: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    """The most that boosting adds to a token's weight before a response's weights are scaled to its length."""
+
+    gate: Literal["absolute", "quantile"] = "absolute"
+    """``absolute``: ``tau`` is a normalised dependency. ``quantile``: it is the share of a response's tokens."""
+
+
+class Pgpo(Reshaping):
+    """Token weights from the divergence between the fused and the blind view."""
+
+    name = "pgpo"
+    Settings = PgpoSettings
+
+    def views(self, rows: RowsToView, context: ViewContext) -> Sequence[RescoreView | None]:
+        """Every response without the images of its prompt."""
+        blind = blind_view(context.processor)
+        return [blind if real else None for real in rows.real]
+
+    def reshape(self, advantages: torch.Tensor, inputs: Inputs) -> Result:
+        settings = self.settings
+        dependency = inputs.divergence
+        if dependency is None:
+            dependency = sampled_dependency(*self.log_probs_of_both(inputs))
+        weighed = weigh_tokens(dependency, inputs.response_mask, settings.tau, settings.beta, settings.gate)
+        tokens = {
+            "dependency": TokenValues(dependency, "divergence of the policy without images, nats"),
+            "weight": TokenValues(weighed.weights, "weight of the token's advantage"),
+        }
+        return Result(advantages * weighed.weights.to(advantages), tokens, (dependency, weighed.boosted))
+
+    def own_metrics(self, inputs: Inputs, details: Any) -> dict[str, float]:
+        """``pgpo/dependency_mean`` and ``pgpo/boosted_tokens``, means over the response tokens of the batch."""
+        dependency, boosted = details
+        return mean_over("pgpo/dependency_mean", dependency, inputs.inside) | mean_over(
+            "pgpo/boosted_tokens", boosted, inputs.inside
+        )

@@ -1,0 +1,69 @@
+"""Checks of a run's training data, before any model is loaded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from verl_mars.methods.base import Method
+
+
+def training_files(config: DictConfig) -> Sequence[str]:
+    """``data.train_files`` as a list of paths."""
+    files: Any = config.data.train_files
+    if isinstance(files, ListConfig):
+        files = OmegaConf.to_container(files)
+    return [files] if isinstance(files, str) else list(files or [])
+
+
+def data_faults(config: DictConfig, method: Method, progress: bool = False) -> list[str]:
+    """A sentence for each faulty row or image of the training files (the first 20), if the method rolls out sources."""
+    from verl_mars.data.check import check_files
+
+    if method.anchoring is None or not method.check_data:
+        return []
+    files = training_files(config)
+    if not files:
+        return ["data.train_files names no file"]
+    limit = config.actor_rollout_ref.rollout.get("limit_images")
+    try:
+        report = check_files(files, max_images=limit, need_sources=True, progress=progress)
+    except ValueError as error:  # a file that cannot be read at all
+        return [str(error)]
+    return [str(fault) for fault in report.faults]
+
+
+def length_faults(config: DictConfig, method: Method, processor: Any) -> list[str]:
+    """A sentence for each prompt that is longer than ``data.max_prompt_length`` (the first 20), and the cure.
+
+    Args:
+        config: of a run whose data :func:`data_faults` has accepted.
+        method: of the run; without further sessions nothing is checked.
+        processor: the model's.
+    """
+    from verl_mars.data.overlong import find_long_prompts
+    from verl_mars.vision.resize import limits_of
+
+    if method.anchoring is None or not method.check_data or why_lengths_are_unknown(config, processor) is not None:
+        return []
+    report = find_long_prompts(
+        training_files(config),
+        limits_of(processor.image_processor.to_dict()),
+        processor.tokenizer,
+        config.data.max_prompt_length,
+        mono=method.mono_prompt,
+        filters=bool(config.data.get("filter_overlong_prompts", False)),
+    )
+    return report.sentences()
+
+
+def why_lengths_are_unknown(config: DictConfig, processor: Any) -> str | None:
+    """Why the tokens of prompts cannot be counted as verl's agent loop would; ``None``: they can."""
+    if any(not hasattr(getattr(processor, "image_processor", None), name) for name in ("patch_size", "merge_size")):
+        return "only the image processors of the Qwen-VL family are known"
+    keys = (
+        *("actor_rollout_ref.model.custom_chat_template", "data.custom_cls.path"),
+        *("data.apply_chat_template_kwargs", "data.mm_processor_kwargs"),
+    )
+    changed = [key for key in keys if OmegaConf.select(config, key)]
+    return f"{', '.join(changed)} changes them" if changed else None

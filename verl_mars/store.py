@@ -1,0 +1,82 @@
+"""verl's data plane behind a handful of functions, so that another one changes this file only.
+
+TransferQueue holds a batch's fields by key in a partition (``train``, ``val``, ...); a batch itself is a list of keys
+with their tags (:class:`Batch`). Columns come back as tensors, nested where rows differ in length, or as lists of any
+values (:func:`verl_mars.rows.as_list`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import NonTensorStack, TensorDict
+from transfer_queue import KVBatchMeta as Batch
+
+__all__ = ["Batch", "add_texts", "mark_failed", "read", "read_keys", "run_on_rows", "write"]
+
+
+def read(batch: Batch, fields: Sequence[str]) -> Any:
+    """The named columns of a batch, rows in the order of its keys."""
+    return read_keys(batch.keys, batch.partition_id, fields)
+
+
+def read_keys(keys: Sequence[str], partition: str, fields: Sequence[str]) -> Any:
+    """The named columns of rows that are not a batch yet."""
+    return tq.kv_batch_get(keys=list(keys), partition_id=partition, select_fields=list(fields))
+
+
+def write(batch: Batch, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Add columns to the rows of a batch: a list of tensors, one a row, becomes a nested tensor; others stay values."""
+    fields = {name: _column(rows) for name, rows in columns.items()}
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, len(batch)))
+
+
+async def mark_failed(uid: str) -> None:
+    """Publish that a training prompt failed, so that the replay buffer does not wait for it."""
+    await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure"})
+
+
+def run_on_rows(
+    partition: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    tags: Sequence[Mapping[str, Any]],
+    run: Callable[[Batch], None],
+    results: Sequence[str],
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Write rows to a partition of their own, run workers on them, read columns back and clear the partition.
+
+    Args:
+        partition: used by nobody else.
+        rows: fields of each row by key.
+        tags: of each row.
+        run: calls the workers.
+        results: columns that the workers add.
+
+    Returns:
+        For each result the rows by key. The partition is cleared even if the workers fail.
+    """
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    keys = list(rows)
+    try:
+        fields = list_of_dict_to_tensordict([dict(row) for row in rows.values()])
+        tq.kv_batch_put(keys=keys, partition_id=partition, fields=fields, tags=list(tags))
+        run(Batch(keys=keys, tags=list(tags), partition_id=partition))
+        data = read_keys(keys, partition, results)
+    finally:
+        tq.kv_clear(keys=keys, partition_id=partition)
+    return {name: dict(zip(keys, data[name].unbind(), strict=True)) for name in results}
+
+
+def add_texts(prompts: TensorDict, name: str, values: list[str]) -> None:
+    """Add a text for each prompt of a batch on its way to the agent loops, in the form that verl's workers take."""
+    from verl.utils.tensordict_utils import assign_non_tensor_stack
+
+    assign_non_tensor_stack(prompts, name, values)
+
+
+def _column(rows: Sequence[Any]) -> Any:
+    if rows and isinstance(rows[0], torch.Tensor):
+        return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+    return NonTensorStack(*rows)

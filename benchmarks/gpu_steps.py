@@ -25,15 +25,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import report
+import step_time
+from step_time_arms import arm_of
+
+from verl_mars.toy.runs import run_main
+
 ARMS = ("mars", "grpo", "two_phase", "pgpo", "pgpo_exact")
-os.environ["STEP_TIME_ARMS"] = ",".join(ARMS)  # for every process of the run, and before step_time_arms is imported
-
-import report  # noqa: E402
-import step_time  # noqa: E402
-from step_time_arms import arm_of  # noqa: E402
-
-from verl_mars.toy.runs import run_main  # noqa: E402
-
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "tests"
 LAYERS, VISION_BLOCKS, PARAMETERS = 8, 6, 1_084_210_000
@@ -117,7 +115,7 @@ def rehearsal() -> list[str]:
 def train(blocks: int, poll_seconds: float, folder: Path, rehearse: bool) -> list[dict[str, Any]]:
     """Arm and metrics of each step of a run of so many blocks. A run that fails leaves the steps before it."""
     side = None if rehearse else SIDE
-    file = step_time.write_data(SOURCES, blocks, folder, PROMPTS, side)
+    file = step_time.write_data(SOURCES, blocks, folder, len(ARMS), PROMPTS, side)
     settings = [
         *(rehearsal() if rehearse else overrides(folder, poll_seconds)),
         *(f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"),
@@ -130,13 +128,12 @@ def train(blocks: int, poll_seconds: float, folder: Path, rehearse: bool) -> lis
     ]
     recipe = "toy_mars_grpo" if rehearse else "mars_grpo"
     paths = os.pathsep.join(filter(None, [str(TESTS / "integration"), os.environ.get("PYTHONPATH")]))
-    run = run_main(
-        folder, recipe, settings, ["step_time_plugin"], {"PYTHONPATH": paths}, path=HERE, seconds=TIMEOUT_SECONDS
-    )
+    env = {"PYTHONPATH": paths, "STEP_TIME_ARMS": ",".join(ARMS)}
+    run = run_main(folder, recipe, settings, ["step_time_plugin"], env, path=HERE, seconds=TIMEOUT_SECONDS)
     if run.returncode:
         print("verl failed:\n" + "\n".join(run.log.splitlines()[-60:]), file=sys.stderr)
     return [
-        {"step": step, "arm": arm_of(step)} | {key: round(data[key], 6) for key in KEPT if key in data}
+        {"step": step, "arm": arm_of(step, ARMS)} | {key: round(data[key], 6) for key in KEPT if key in data}
         for step, data in sorted(run.metrics.items())
     ]
 
@@ -194,8 +191,8 @@ def settings_in_words(poll_seconds: float) -> str:
     """What was run, for those who compare."""
     return (
         f"Qwen2.5-VL-3B's width with random weights, {LAYERS} of 36 layers, {VISION_BLOCKS} of 32 vision blocks "
-        f"({PARAMETERS / 1e9:.2f} B parameters); {PROMPTS} prompts x {ROLLOUTS} rollouts, two pictures of {SIDE} x {SIDE} "
-        f"a prompt, answers of up to {ANSWER} tokens; FSDP2 in bf16, not packed (no flash-attn); the replay buffer is "
+        f"({PARAMETERS / 1e9:.2f} B parameters); {PROMPTS} prompts x {ROLLOUTS} rollouts, two pictures of "
+        f"{SIDE} x {SIDE} a prompt, answers of up to {ANSWER} tokens; FSDP2 in bf16, not packed (no flash-attn); the replay buffer is "
         f"polled every {poll_seconds:g} s."
     )
 
@@ -203,7 +200,9 @@ def settings_in_words(poll_seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=10, help="blocks of five steps that count")
-    parser.add_argument("--poll-seconds", type=float, default=0.1, help="verl's own is 2 s, which rounds times up to it")
+    parser.add_argument(
+        "--poll-seconds", type=float, default=0.1, help="verl's own is 2 s, which rounds times up to it"
+    )
     parser.add_argument("--keep", type=Path, help="where verl's log and metrics stay")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with the toy; publishes nothing")
     options = parser.parse_args()

@@ -53,7 +53,7 @@ Steps = list[dict[str, float]]
 
 
 def toy_rows(
-    k: int, batches: int, folder: Path, prompts: int = PROMPTS, side: int | None = None
+    k: int, batches: int, folder: Path, arms: int = len(ARMS), prompts: int = PROMPTS, side: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """Rows of so many batches, each of which comes once for each arm, and the pictures that they name.
 
@@ -61,6 +61,7 @@ def toy_rows(
         k: anchors a prompt.
         batches: batches.
         folder: where the pictures are written.
+        arms: how often each batch comes.
         prompts: rows of a batch.
         side: width and height of a picture; ``None``: as the toy world draws it.
     """
@@ -93,14 +94,15 @@ def toy_rows(
         size = row["extra_info"]["image_sizes"][0] if side is None else [side, side]
         row["extra_info"] |= {"sources": list(shown), "image_sizes": [size] * pictures}
         made.append(row)
-    order = [
-        prompt for batch in range(batches) for _ in ARMS for prompt in range(batch * prompts, (batch + 1) * prompts)
-    ]
+    batch_prompts = [range(batch * prompts, (batch + 1) * prompts) for batch in range(batches)]
+    order = [prompt for batch in batch_prompts for _ in range(arms) for prompt in batch]
     for index, prompt in enumerate(order):
         yield made[prompt] | {"extra_info": made[prompt]["extra_info"] | {"index": index, "sample_id": str(index)}}
 
 
-def write_data(k: int, blocks: int, folder: Path, prompts: int = PROMPTS, side: int | None = None) -> Path:
+def write_data(
+    k: int, blocks: int, folder: Path, arms: int = len(ARMS), prompts: int = PROMPTS, side: int | None = None
+) -> Path:
     """The training file of a run; arguments as those of :func:`toy_rows`."""
     import pyarrow as pa
 
@@ -108,7 +110,7 @@ def write_data(k: int, blocks: int, folder: Path, prompts: int = PROMPTS, side: 
 
     file = folder / "train.parquet"
     texts = {"regime": pa.string(), "thought": pa.string(), "sufficient": pa.list_(pa.string())}
-    write_rows(file, toy_rows(k, blocks, folder, prompts, side), schema=arrow_schema(extra_info=texts))
+    write_rows(file, toy_rows(k, blocks, folder, arms, prompts, side), schema=arrow_schema(extra_info=texts))
     return file
 
 

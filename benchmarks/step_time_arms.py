@@ -2,23 +2,23 @@
 
 import itertools
 import os
+from functools import cache
 
 ARMS = tuple(os.environ.get("STEP_TIME_ARMS", "grpo,mars,two_phase").split(","))
 """From the environment, because every process of a run asks."""
 
 
+@cache
 def orders(arms: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """The orders that blocks take in turn: every one of three arms; of more, as many as bring each arm to each place."""
+    """The orders that blocks take in turn: of three arms all; of more, as many as bring each arm to each place."""
     if len(arms) <= 3:
         return tuple(itertools.permutations(arms))
     starts = (2 * block % len(arms) for block in range(len(arms)))
     return tuple(arms[start:] + arms[:start] for start in starts)
 
 
-_ORDERS = orders(ARMS)
-
-
-def arm_of(step: int) -> str:
+def arm_of(step: int, arms: tuple[str, ...] = ARMS) -> str:
     """The arm of a step, from 1 on. A block of steps has all arms once; the next block has another order."""
-    block, place = divmod(step - 1, len(ARMS))
-    return _ORDERS[block % len(_ORDERS)][place]
+    block, place = divmod(step - 1, len(arms))
+    found = orders(arms)
+    return found[block % len(found)][place]

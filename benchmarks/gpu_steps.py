@@ -192,8 +192,8 @@ def settings_in_words(poll_seconds: float) -> str:
     return (
         f"Qwen2.5-VL-3B's width with random weights, {LAYERS} of 36 layers, {VISION_BLOCKS} of 32 vision blocks "
         f"({PARAMETERS / 1e9:.2f} B parameters); {PROMPTS} prompts x {ROLLOUTS} rollouts, two pictures of "
-        f"{SIDE} x {SIDE} a prompt, answers of up to {ANSWER} tokens; FSDP2 in bf16, not packed (no flash-attn); the replay buffer is "
-        f"polled every {poll_seconds:g} s."
+        f"{SIDE} x {SIDE} a prompt, answers of up to {ANSWER} tokens; FSDP2 in bf16, not packed (no flash-attn); "
+        f"the replay buffer is polled every {poll_seconds:g} s."
     )
 
 

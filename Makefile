@@ -32,7 +32,7 @@ unit: $(INSTALLED)
 test-recipes: $(INSTALLED)
 	$(PYTEST) -m recipes tests/integration tests/contract $(ARGS)
 
-# verl's own vLLM server on vLLM's CPU build, in an environment of its own of 3 GB.
+# verl's own vLLM server on vLLM's CPU build, in a separate environment of 3 GB.
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest tests/integration/test_vllm.py $(ARGS)
 
@@ -44,7 +44,7 @@ test-gpu:
 regress: $(INSTALLED)
 	$(PYTEST) -m regress $(REGRESS) $(ARGS)
 
-# Records the golden metrics anew; refuses a tree with uncommitted changes.
+# Record the golden metrics again; refuses a tree with uncommitted changes.
 golden: $(INSTALLED)
 	GOLDEN=record $(BIN)/python -m pytest tests/integration/test_golden.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""What an anchor takes: ``python benchmarks/anchor_memory.py`` prints a table and writes results/anchor_memory.json.
+"""Memory of an anchor: ``python benchmarks/anchor_memory.py`` prints a table and writes results/anchor_memory.json.
 
 - *TransferQueue*: bytes that the fields of its prompt's anchors add to a trajectory, in TransferQueue's own encoding. A
   trajectory is put there by itself, as verl does it. Beside it, what a picture of the toy takes in the same trajectory
@@ -33,13 +33,13 @@ def encoded(fields: dict[str, Any]) -> int:
 
 
 def bytes_in_transfer_queue(anchors: int) -> int:
-    """What that many anchors add to a trajectory."""
+    """Bytes that the anchors add to a trajectory."""
     made = Anchors(tuple(Anchor(name, 0.1 + 0.9 / 3, 3.0, 9) for name in NAMES[:anchors]), 0.123456)
     return encoded(made.fields()) - encoded({})
 
 
 def bytes_of_a_picture() -> int:
-    """What a picture of the toy adds to a trajectory."""
+    """Bytes that a picture of the toy adds to a trajectory."""
     from PIL import Image
 
     from verl_mars.toy.model import build_processor
@@ -56,7 +56,7 @@ def bytes_in_memory(anchors: int, prompts: int) -> dict[str, float]:
     before = tracemalloc.get_traced_memory()[0]
     memory = AnchorMemory(every=4)
     for index in range(prompts):
-        # Objects of their own, as a batch from TransferQueue has them.
+        # Separate objects, as a batch from TransferQueue has them.
         names = ["".join(name) for name in NAMES[:anchors]]
         scores = torch.rand(anchors).tolist()
         identity = prompt_identity("my_set", index, {"sample_id": f"train-{index:06d}"})

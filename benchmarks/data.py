@@ -2,7 +2,7 @@
 
 - ``manifest`` and ``llvip``: path mode with header checks, two images a row, for 1,000 to 100,000 rows: rows a second,
   peak memory, and whether the cost stays linear; then the same with one process beside (``--workers 1``), and how long
-  Pillow alone takes to open as many headers. All image files have names of their own; they are hard links to a few
+  Pillow alone takes to open as many headers. All image files have different names; they are hard links to a few
   hundred pictures.
 - ``embed``: embed mode beside ``datasets.Dataset.from_generator(...).to_parquet(...)`` on the same pictures
   (1280 x 1024), in turn. The peer does less: it checks nothing and writes no hash.
@@ -46,7 +46,7 @@ BOUNDS = {
 Figures = dict[str, float]
 
 
-# What is measured; each arm in a process of its own
+# The arms, each in a separate process
 
 
 class timed:  # noqa: N801  # reads as a statement
@@ -72,9 +72,9 @@ def convert_arm(images: str, converter: str, workers: int) -> Callable[[Path, Pa
     """A conversion, as ``verl-mars data convert`` does it."""
 
     def run(root: Path, out: Path, rows: int) -> timed:
-        from verl_mars.data.cli import find_converter
         from verl_mars.data.convert import convert
         from verl_mars.data.settings import settings_from
+        from verl_mars.data_prep import find_converter
 
         importlib.import_module("pandas")  # pyarrow imports it for its first table
         data_set = find_converter(converter)
@@ -308,7 +308,7 @@ def embed_part(bench: Bench, rows: int) -> dict[str, Any]:
 
 
 def read_part(bench: Bench, rows: int) -> dict[str, Any]:
-    """What reads the files afterwards."""
+    """Readers of the finished files."""
     bench.run("manifest", rows)
     runs = bench.several(["check", "verl"], rows, keep=True)
     result = {arm: middle(found) for arm, found in runs.items()}
@@ -330,7 +330,7 @@ def load() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What it runs on."""
+    """The machine."""
     import datasets
     import PIL
     import pyarrow

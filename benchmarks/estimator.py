@@ -1,4 +1,4 @@
-"""What the estimator costs: ``python benchmarks/estimator.py`` prints a table and writes results/estimator.json.
+"""Cost of the estimator: ``python benchmarks/estimator.py`` prints a table and writes results/estimator.json.
 
 Time of `mars` with verl's signature, rewards (B, T) in and advantages (B, T) out, against a readable loop over groups
 and rows, which is how the authors' code computes it (with each prompt's own anchors; theirs are taken by position). The

@@ -1,7 +1,7 @@
-"""What ``divergence=exact`` costs beside verl's own log-prob pass: peak memory and time, by verl's own forward steps.
+"""Cost of ``divergence=exact`` compared with verl's log-prob pass: peak memory and time, by verl's own forward steps.
 
 Rows of two pictures under a small Qwen2.5-VL whose vocabulary is as large as the real one, where logits are most of the
-memory. verl's FSDP engine takes the steps, without FSDP's wrapping. Each arm is a process of its own, one thread; the
+memory. verl's FSDP engine takes the steps, without FSDP's wrapping. Each arm is a separate process with one thread; the
 peak is what the pass adds to the process before it.
 
     python benchmarks/exact_divergence.py      # prints a table, writes benchmarks/results/exact_divergence.json
@@ -96,7 +96,7 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
 
 
 def shortened(row: Any, by: int) -> Any:
-    """A trajectory with so many tokens less at the end of its response."""
+    """A trajectory without the last tokens of its response."""
     kept = len(row.response) - by
     return replace(
         row,

@@ -1,4 +1,4 @@
-"""What a recipe is expected to take of each GPU: ``python benchmarks/expected_memory.py`` prints the table of the docs.
+"""Expected GPU memory of a recipe: ``python benchmarks/expected_memory.py`` prints the table of the docs.
 
 Derived from the models' shapes, not measured. In bytes, for P parameters, N GPUs, T tokens of a micro-batch, a language
 model of L layers of width h and a vision tower of M blocks of width v, vocabulary V:

@@ -1,4 +1,4 @@
-"""What the plugin costs each process: the time of ``import verl`` with it and without, in turn.
+"""Cost of the plugin for each process: the time of ``import verl`` with and without it, in turn.
 
     python benchmarks/import_time.py [--runs 7]
 

@@ -1,4 +1,4 @@
-"""Where the figures of a benchmark go, and what each file says of the machine they were measured on.
+"""Results of a benchmark: their files, their tables, and the machine they were measured on.
 
 Figures are written to ``results/NAME.json``; their table stands between the marks ``NAME`` of ``docs/benchmarks.md``.
 """
@@ -32,12 +32,12 @@ def about(*packages: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system tells it."""
+    """The name of the processor, if the system has it."""
     return _first_core().get("model name") or platform.processor() or platform.machine()
 
 
 def _clock() -> str:
-    """Its clock, to be added to its name; empty where the system does not tell it."""
+    """Its clock, to be added to its name; empty if the system does not have it."""
     megahertz = _first_core().get("cpu MHz")
     return f", {float(megahertz) / 1000:.1f} GHz" if megahertz else ""
 

@@ -2,7 +2,7 @@
 
 Usual outputs: a think/answer response of 200 to 4,000 characters. Giant outputs: 100 KB, each made to be slow for some
 parser (mutants.py). Times are wall times of single calls in one thread, the best of three passes,
-because the machine may be busy. math-verify runs in a process of its own and is timed apart.
+because the machine may be busy. math-verify runs in a separate process and is timed separately.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What scoring the blind view costs, next to the old log-probs of the same rows: the forward pass of either.
+"""Cost of rescoring the blind view compared with the old log-probs of the same rows: both forward passes.
 
 A small Qwen2.5-VL with random weights, pictures of several sizes, one CPU thread. The blind rows are made by the very
 view that training uses. As in verl, the vision tower runs on 4x4 empty patches where a batch has no picture.

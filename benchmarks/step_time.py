@@ -9,7 +9,7 @@ Real verl on a CPU: the recipe ``toy_mars_grpo``, its warm-started model, rollou
 
 Three steps make a block: all arms, on the same prompts, one after the other, in an order that changes from block to
 block. So whatever slows the machine slows all arms, and the ratios are those of steps of one block. The first blocks do
-not count. K is the number of anchors a prompt; each K is a run of its own, with rows of its own:
+not count. K is the number of anchors a prompt; each K is a separate run with its own rows:
 
 - 2: the toy's rows, two pictures and two sources;
 - 1: the same rows, but every second one lists its two pictures as one source. A prompt of one source has no anchor (its
@@ -115,7 +115,7 @@ def write_data(
 
 
 def train(k: int, rollouts: int, blocks: int, folder: Path) -> Steps:
-    """The metrics of each step of a run of so many blocks."""
+    """The metrics of each step of a run of `blocks` blocks."""
     from verl_mars.toy.prepare import prepare
 
     file = write_data(k, blocks, folder)
@@ -135,7 +135,7 @@ def train(k: int, rollouts: int, blocks: int, folder: Path) -> Steps:
 
 
 def figures(metrics: dict[str, float], k: int, rollouts: int) -> dict[str, float]:
-    """What a step took, from verl's metrics."""
+    """Seconds and tokens of a step, from verl's metrics."""
     found = {name: sum(metrics[f"timing_s/{timer}"] for timer in timers) for name, timers in PHASES.items()}
     anchors = metrics.get("mars/anchor_tokens", 0.0)
     found["fused_answer"] = metrics["response_length/mean"]

@@ -55,7 +55,7 @@ def relabelled(boxes: Boxes, names: dict[str, str], path: Path) -> Boxes:
     Raises:
         SampleError: a label that the data set does not have.
     """
-    from verl_mars.data.faults import SampleError
+    from verl_mars.errors import SampleError
 
     unknown = [label for label in boxes.labels if label not in names]
     if unknown:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from verl_mars.data.faults import SampleError
+from verl_mars.errors import SampleError
 
 IMAGE_TAG = re.compile(r"<image(?: \d{1,3})?>")
 MultiTurn = Literal["reject", "first"]

@@ -66,8 +66,3 @@ class Llvip(Converter):
 
 
 CONVERTER = Llvip()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from verl_mars.data.faults import DataError
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import Converter, Findings, Options, Reject, Sample, attempt
 from verl_mars.data.voc import read_voc
+from verl_mars.errors import DataError
 
 from ._aligned import SAME_SCENE, pairs, question, relabelled, visible_and_infrared
 
@@ -97,8 +97,3 @@ class M3fd(Converter):
 
 
 CONVERTER = M3fd()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from verl_mars.config import parsed
 from verl_mars.data.answers import choice_truth, list_choices, split_aliases, split_choices
-from verl_mars.data.explain import parsed
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.groups import SharedGroups
+from verl_mars.data.disjoint_sets import SharedGroups
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
 from verl_mars.data.sample import Converter, Findings, ImageRef, Options, Reject, Sample, SourceSample, attempt
+from verl_mars.errors import DataError, SampleError
 from verl_mars.tasks.mcq import McqTruth
 
 from ._conversations import Conversation, MultiTurn, without_tags
@@ -169,8 +169,3 @@ def _held_out(root: Root, files: str) -> set[tuple[str, ...]] | None:
 
 
 CONVERTER = M4Instruct()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from verl_mars.config import parsed
 from verl_mars.data.answers import choice_truth, list_choices
-from verl_mars.data.explain import parsed
-from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import (
     Boxes,
@@ -24,6 +23,7 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
+from verl_mars.errors import DataError, SampleError
 from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
@@ -225,8 +225,3 @@ def _needed(value: Any, name: str, task: str) -> Any:
 
 
 CONVERTER = Manifest()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from verl_mars.data.explain import parsed
-from verl_mars.data.faults import DataError, SampleError
+from verl_mars.config import parsed
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
 from verl_mars.data.sample import (
@@ -21,6 +20,7 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
+from verl_mars.errors import DataError, SampleError
 from verl_mars.tasks.mcq import McqTruth
 from verl_mars.tasks.vqa import VqaTruth
 
@@ -170,8 +170,3 @@ def _renames(text: str) -> dict[str, str]:
 
 
 CONVERTER = MarsEval()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

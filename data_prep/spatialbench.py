@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from verl_mars.data.explain import parsed
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.groups import SharedGroups
+from verl_mars.config import parsed
+from verl_mars.data.disjoint_sets import SharedGroups
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
 from verl_mars.data.sample import (
@@ -22,6 +21,7 @@ from verl_mars.data.sample import (
     SourceSample,
     attempt,
 )
+from verl_mars.errors import DataError, SampleError
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
 from verl_mars.tasks.vqa import VqaTruth
@@ -222,8 +222,3 @@ def _words(sample: Sample) -> int:
 
 
 CONVERTER = SpatialBench()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

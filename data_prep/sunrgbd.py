@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import Boxes, Converter, Findings, Options, Reject, Sample, attempt
+from verl_mars.errors import DataError, SampleError
 
 from .spatialbench import rgb_and_depth
 
@@ -170,8 +170,3 @@ def _field(item: Any, name: str) -> Any:
 
 
 CONVERTER = SunRgbd()
-
-if __name__ == "__main__":
-    from verl_mars.data.cli import run_converter
-
-    run_converter(CONVERTER)

@@ -12,7 +12,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from verl_mars.data.cli import app as data_app
-from verl_mars.errors import FAILED, errors_printed
+from verl_mars.data_prep import converter_names, find_converter
+from verl_mars.errors import FAILED, UsageError, errors_printed
 from verl_mars.reward.cli import score
 
 
@@ -91,6 +92,118 @@ def demo(
     from verl_mars.toy.demo import demo as run
 
     run(out=out, steps=steps, seed=seed, track=track, algorithm=algorithm)
+
+
+@data_app.command("list")
+def list_data_sets(
+    data_set: Annotated[str | None, typer.Argument(help="Describe this one.")] = None,
+) -> None:
+    """The data sets that can be converted; with a name: its layout, options, licence, known shortcuts and leaks."""
+    to = Console(soft_wrap=True)
+    if data_set is None:
+        table = Table("data set", "", "licence", box=None, header_style="bold")
+        for name in converter_names():
+            converter = find_converter(name)
+            table.add_row(name, converter.title, converter.licence)
+        to.print(table)
+        to.print("\n`verl-mars data list DATASET` shows the layout that one expects.", style="dim")
+        return
+    converter = find_converter(data_set)
+    to.print(f"[bold]{converter.name}[/bold]  {converter.title}")
+    to.print(f"licence  {converter.licence}\nsource   {converter.url}\n", highlight=False)
+    to.print("[bold]Expected under --root[/bold]")
+    to.print(converter.layout, markup=False, highlight=False)
+    options = list(converter.describe_options())
+    if options:
+        to.print("\n[bold]Options[/bold] (--set NAME=VALUE)")
+        table = Table("name", "default", "", box=None, header_style="dim")
+        for name, default, text in options:
+            table.add_row(name, default or "-", text)
+        to.print(table)
+    if converter.caveats:
+        to.print("\n[bold]Known shortcuts and leaks[/bold]")
+        for text in converter.caveats:
+            to.print(f"- {text}", markup=False, highlight=False)
+
+
+@data_app.command()
+def convert(
+    data_set: Annotated[str, typer.Argument(help="As in `verl-mars data list`, or package.module:NAME of your own.")],
+    root: Annotated[Path, typer.Option(help="Folder of the raw data.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result.")],
+    images: Annotated[str, typer.Option(help="`path`: rows name the files; `embed`: rows hold them.")] = "path",
+    style: Annotated[str | None, typer.Option(help="Prompts: `labelled`, `plain` or `official`.")] = None,
+    mono: Annotated[str, typer.Option(help="One source alone: `own` prompts, or `repeat` the fused text.")] = "own",
+    depth_encoding: Annotated[str, typer.Option(help="16-bit depth as `turbo`, `gray` or `spatialbot`.")] = "turbo",
+    split: Annotated[list[str] | None, typer.Option(help="Only these splits. May be repeated.")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of groups for `val` where there is no split.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the split by groups.")] = 0,
+    shard_rows: Annotated[int, typer.Option(help="Rows of one file.")] = 100_000,
+    shard_megabytes: Annotated[int, typer.Option(help="Image bytes of one file, with --images embed.")] = 512,
+    max_reject: Annotated[float, typer.Option(help="Largest share of samples that may be rejected.")] = 0.01,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image in full, not only its header.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; by default as many as help.")] = None,
+    model: Annotated[str, typer.Option(help="Prompt lengths for `qwen2_5_vl` or `qwen3_vl`.")] = "qwen2_5_vl",
+    tokenizer: Annotated[str | None, typer.Option(help="A checkpoint, to count text exactly.")] = None,
+    max_prompt_length: Annotated[int | None, typer.Option(help="Reject longer prompts.")] = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Least area of an image after scaling.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Largest area of an image after scaling.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many samples.")] = None,
+    allow_root: Annotated[list[Path] | None, typer.Option(help="Folders outside --root that files may be in.")] = None,
+    set_option: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the data set's own.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a conversion with other settings.")] = False,
+) -> None:
+    """Convert a raw data set to shards of rows, a summary and a list of rejects."""
+    from verl_mars.data.convert import TooManyRejects
+    from verl_mars.data.convert import convert as run
+    from verl_mars.data.settings import settings_from
+    from verl_mars.data.terminal import bar, print_conversion
+
+    converter = find_converter(data_set)
+    if workers is None:  # headers come in too fast for other processes to help: benchmarks/data.py has the figures
+        workers = min(8, os.cpu_count() or 1) if decode or converter.draws else 0
+    settings = settings_from(
+        {
+            "root": root,
+            "out": out,
+            "images": images,
+            "style": style or converter.default_style,
+            "mono": mono,
+            "depth_encoding": depth_encoding,
+            "splits": split or (),
+            "val_fraction": val_fraction,
+            "seed": seed,
+            "shard_rows": shard_rows,
+            "shard_megabytes": shard_megabytes,
+            "max_reject": max_reject,
+            "decode": decode,
+            "workers": workers,
+            "model": model,
+            "tokenizer": tokenizer,
+            "max_prompt_length": max_prompt_length,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+            "limit": limit,
+            "allow_roots": allow_root or (),
+            "options": _pairs(set_option or []),
+            "overwrite": overwrite,
+        }
+    )
+    with bar(converter.name) as advance:
+        try:
+            result = run(converter, settings, advance)
+        except TooManyRejects as error:
+            print_conversion(error.result, failed=True)
+            raise
+    print_conversion(result)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    """``--set NAME=VALUE`` options as a dict."""
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--set {text!r}, but NAME=VALUE is needed")
+    return {name.strip(): value for name, value in (text.split("=", 1) for text in texts)}
 
 
 @data_app.command("show")

@@ -50,7 +50,7 @@ def _exit(message: str, code: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with one row: ``code`` is a key of :data:`verl_mars.data.faults.CURES`, ``key`` a place in it."""
+    """Something wrong with one row: ``code`` is a key of :data:`verl_mars.data.cures.CURES`, ``key`` a place in it."""
 
     code: str
     key: str
@@ -70,7 +70,7 @@ class SampleError(DataError):
 
     @property
     def code(self) -> str:
-        """The reason, a key of :data:`verl_mars.data.faults.CURES`."""
+        """The reason, a key of :data:`verl_mars.data.cures.CURES`."""
         return self.problem.code
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # pickled on the way back from worker processes

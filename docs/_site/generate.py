@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 API = {
     "algos": ("Tensor functions", "Tensors in, tensors out; they import torch and nothing of verl."),
+    "methods": ("Methods", "What a method is, and the three that are built in."),
+    "tasks": ("Tasks", "What a task is, and those that are built in."),
     "views": ("Views", "What the policy is shown of a prompt, and how it is rendered."),
     "reward": ("Rewards", "Scoring of answers, during training and offline."),
     "data": ("Data", "Rows, their checks, and conversions."),
@@ -273,9 +275,11 @@ def api_pages() -> Iterator[tuple[str, str]]:
 
 def pages() -> Iterator[tuple[str, str]]:
     """Every generated page: its path below ``reference/``, and its text."""
+    yield "configuration.md", configuration_page()
     yield "cli.md", cli_page()
     yield "tasks.md", tasks_page()
     yield "support.md", support_page()
+    yield "hooks.md", hooks_page()
     yield from api_pages()
 
 

@@ -49,7 +49,7 @@ def test_the_trainer_does_not_fetch_anchors_itself():
     expect(
         '"uid", "response_mask", "rm_scores"' in source and "anchor" not in source,
         "the list of fields that _compute_advantage fetches from TransferQueue",
-        "verl_mars/trainer/row_values.py (_anchors)",
+        "verl_mars/trainer/trainer.py (_anchors)",
     )
 
 
@@ -177,7 +177,7 @@ def test_old_log_probs_and_entropy_are_fields_of_the_rows():
     expect(
         'data["old_log_probs"]' in source and 'data["entropy"]' in source,
         "where the old log-probs and the entropy are stored",
-        "verl_mars/trainer/row_values.py",
+        "verl_mars/trainer/trainer.py",
     )
 
 

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
 
 import raw_sets  # noqa: E402  # the raw data sets beside the unit tests
 
-from verl_mars.data.cli import find_converter  # noqa: E402
 from verl_mars.data.convert import convert  # noqa: E402
 from verl_mars.data.processor import standin_processor  # noqa: E402
 from verl_mars.data.settings import settings_from  # noqa: E402
+from verl_mars.data_prep import find_converter  # noqa: E402
 
 pytestmark = pytest.mark.integration
 

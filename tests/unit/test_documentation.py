@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from repository_files import IDS, ROOT, cli_commands, code_blocks, commands_in, fault_of, load, shell_commands
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,6 +47,8 @@ def parse_block(language, text):
             rest = rest[decoder.raw_decode(rest)[1] :].lstrip()
     elif language == "yaml":
         list(yaml.safe_load_all(text))
+    elif language == "toml":
+        pytest.importorskip("tomllib", reason="Python 3.11 brings it").loads(text)
     elif language in ("bash", "sh"):
         list(shell_commands(text))
     elif language not in ("text", "bibtex", "", "diff", "make", "console"):
@@ -88,6 +91,34 @@ def test_the_command_line_page_has_every_command_and_option():
         if not is_group:
             section = text.split(f"## {' '.join(words)}\n")[1].split("\n## ")[0]
             assert all(f"`{flag}`" in section for flag in options - {"--help"}), words
+
+
+def settings_of(model, prefix=""):
+    """Dotted keys of a settings class and their docstrings' first words, nested classes included."""
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield from settings_of(type(default), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_the_page_of_configuration_has_every_setting_with_its_meaning():
+    from verl_mars.methods import METHODS
+
+    text = dict(load("docs/_site/generate.py").pages())["configuration.md"]
+    for name in METHODS:
+        section = text.split(f"## algorithm.{name}\n")[1].split("\n## ")[0]
+        rows = dict(re.findall(r"^\| `([\w.]+)` \| `.*?` \| .+? \| (.*) \|$", section, re.MULTILINE))
+        assert list(rows) == list(settings_of(METHODS[name].Settings))
+        assert all(rows.values()), f"a setting of {name} has no docstring: {rows}"
+
+
+def test_the_page_of_overridden_methods_has_every_hook():
+    from verl_mars._compat import HOOKS
+
+    text = dict(load("docs/_site/generate.py").pages())["hooks.md"]
+    assert HOOKS and all(f"| `{method}` |" in text for method in HOOKS)
 
 
 def test_the_page_of_tasks_has_every_task():

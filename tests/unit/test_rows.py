@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from verl_mars.data.rules import RESERVED_COLUMNS
+from verl_mars.data.row_checks import RESERVED_COLUMNS
 from verl_mars.rows import FIELDS, Anchor, AnchorRows, Anchors, Key, counted_rows, last_outputs
 
 

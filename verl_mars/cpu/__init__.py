@@ -1,11 +1,10 @@
 """Real verl on a machine without an accelerator, chosen by configuration alone: the overlay ``hardware: cpu``.
 
-Importing this package registers, beside verl's own, the platform ``cpu``, the rollout engine ``transformers`` and the
-way ``object_store`` for weights to reach rollout servers elsewhere. Where
-``VERL_PLATFORM`` is ``cpu`` it also repairs the places of verl that take an accelerator for granted (:mod:`.fixes`).
-Each piece waits until the module of verl that it belongs to is imported, so the import itself costs next to nothing,
-needs no verl, and may be repeated. The overlay makes verl import it in every process by ``VERL_USE_EXTERNAL_MODULES``;
-nothing else of verl-mars is needed for that.
+Importing this package registers the platform ``cpu``, the rollout engine ``transformers`` and the checkpoint engine
+``object_store``, which brings weights to rollout servers on other nodes. If ``VERL_PLATFORM`` is ``cpu``, it also
+repairs verl where it assumes an accelerator (:mod:`.fixes`). Each piece is registered when the module of verl that it
+belongs to is imported, so the import costs next to nothing, needs no verl, and may be repeated. The overlay has verl
+import this package in every process (``VERL_USE_EXTERNAL_MODULES``); nothing else of verl-mars is needed.
 """
 
 import os
@@ -14,13 +13,13 @@ from types import ModuleType
 import wrapt
 
 PLATFORM = "cpu"
-"""The name of our platform in verl's registry, and its device type."""
+"""Our platform in verl's registry, and its device type."""
 
 ENGINE = "transformers"
-"""The name of our rollout engine: ``actor_rollout_ref.rollout.name=transformers``."""
+"""Our rollout engine: ``actor_rollout_ref.rollout.name=transformers``."""
 
 CHECKPOINT_ENGINE = "object_store"
-"""The name of our weight transfer: ``actor_rollout_ref.rollout.checkpoint_engine.backend=object_store``."""
+"""Our weight transfer: ``actor_rollout_ref.rollout.checkpoint_engine.backend=object_store``."""
 
 _fixed = False
 
@@ -51,7 +50,7 @@ def _register_checkpoint_engine(base: ModuleType) -> None:
 
 
 def apply_fixes() -> None:
-    """Repair what verl takes for granted of an accelerator, in this process. Only the first call does anything."""
+    """Repair verl in this process where it assumes an accelerator. Idempotent."""
     global _fixed
     if _fixed:
         return

@@ -1,4 +1,4 @@
-"""The trainer's side of the rollout engine ``transformers``: hands each new version of the weights to the server."""
+"""The trainer's side of the rollout engine ``transformers``: sends each new version of the weights to the server."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersAdapter(BaseRollout):
-    """One in each trainer rank, for the one replica that belongs to this rank."""
+    """One for each trainer rank and the replica of that rank."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class TransformersAdapter(BaseRollout):
         """Send all weights in buckets of ``checkpoint_engine.update_weights_bucket_megabytes``.
 
         Raises:
-            ValueError: LoRA adapters that are not merged, a wire format of deltas, names or shapes that the server's
-                model does not have, names that are missing.
+            ValueError: LoRA adapters that are not merged, a wire format of deltas, unknown or missing names, wrong
+                shapes.
         """
         error: Exception | None = self._refusal(wire_format, peft_config)
         limit = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20

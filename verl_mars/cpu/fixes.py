@@ -1,7 +1,7 @@
-"""What verl 0.9.1 takes for granted of an accelerator, repaired in a process that runs on a CPU.
+"""Repairs of verl 0.9.1 where it assumes an accelerator, for a process that runs on a CPU.
 
-Each fix says what verl does, why it fails, and when the fix can go. :data:`FIXES` names the module of verl after whose
-import a fix is applied: early enough that nobody has taken the faulty name from it yet.
+Each fix says what verl does, why it fails, and when the fix can go. It is applied right after the import of the module
+that :data:`FIXES` names, before another module can take the faulty name from it.
 """
 
 from collections.abc import Callable

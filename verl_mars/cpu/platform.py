@@ -16,7 +16,7 @@ Device = torch.device | str | int | None
 class CpuDeviceModule(ModuleType):
     """``torch.cpu`` with those calls of ``torch.cuda`` that verl makes on whatever device it runs on.
 
-    Equal to ``torch.cpu``, because verl compares its device module with it where it has a case of its own for a CPU.
+    Equal to ``torch.cpu``, because verl compares its device module with it to recognise a CPU.
     Memory is the process's resident memory and the machine's.
     """
 

@@ -9,15 +9,15 @@ from verl.workers.rollout.replica import RolloutReplica
 
 
 def server_name(replica_rank: int, role: str = "", suffix: str = "") -> str:
-    """The name under which Ray knows a server."""
+    """Ray's name of a server."""
     return f"transformers_server_{role}{replica_rank}{suffix}"
 
 
 def check_parallel_sizes(config: RolloutConfig) -> None:
-    """The model is not split.
+    """Refuse to split the model.
 
     Raises:
-        ValueError: naming the first key that asks for it.
+        ValueError: naming the first key that would split it.
     """
     for key in ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size"):
         if getattr(config, key) != 1:
@@ -28,7 +28,7 @@ def check_parallel_sizes(config: RolloutConfig) -> None:
 
 
 class TransformersReplica(RolloutReplica):
-    """Starts the server beside the trainer rank that it belongs to and, where there is one, on its device."""
+    """Starts the server on the node of its trainer rank and, if there is one, on the device of that rank."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,6 +61,6 @@ class TransformersReplica(RolloutReplica):
 
 
 def _place_of_worker(worker: object) -> tuple[str, list[str]]:
-    """Ray's node and the devices of a trainer rank; runs in it."""
+    """Ray's node and the devices of a trainer rank. Runs in that rank."""
     context = ray.get_runtime_context()
     return context.get_node_id(), context.get_accelerator_ids()[get_platform().ray_resource_name()]

@@ -1,4 +1,4 @@
-"""What the rollout server is asked: its settings, sampling parameters as verl gives them, and requests that wait."""
+"""Requests to the rollout server: engine settings, verl's sampling parameters, and pending requests."""
 
 import asyncio
 import hashlib
@@ -49,7 +49,7 @@ class EngineSettings:
 
 @dataclass
 class Pending:
-    """A request that was admitted and has no answer yet."""
+    """An admitted request without an answer."""
 
     prompt_ids: tuple[int, ...]
     images: list[Image]
@@ -94,7 +94,7 @@ def read_sampling_params(given: Options, prompt_length: int, config: "RolloutCon
 
 
 def digest(prompt_ids: tuple[int, ...], images: list[Image], processor_kwargs: Options) -> bytes:
-    """What a prompt is: requests with one digest are read once."""
+    """Identity of a prompt: requests with the same digest share one prompt."""
     digest = hashlib.blake2b(repr((prompt_ids, sorted(processor_kwargs.items()))).encode(), digest_size=16)
     for image in images:
         pixels = np.asarray(image)
@@ -104,7 +104,7 @@ def digest(prompt_ids: tuple[int, ...], images: list[Image], processor_kwargs: O
 
 
 def image_options(processor_kwargs: Options) -> dict[str, Any]:
-    """What ``data.mm_processor_kwargs`` says of images; a processor hands it on in the same way."""
+    """The part of ``data.mm_processor_kwargs`` that a processor passes to its image processor."""
     own = {
         key: value for key, value in processor_kwargs.items() if not key.endswith("_kwargs") and key != "sampling_rate"
     }

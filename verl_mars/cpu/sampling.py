@@ -3,16 +3,15 @@
 Results are batch-invariant: the tokens and log-probs of a request are the same, bit for bit, whatever other requests
 share its batch. Reinforcement learning depends on it. Three things make it so:
 
-* its random numbers come from its own seed, one for each position of the sequence, so that a request that is cut short
-  and continued draws what it would have drawn;
-* its prompt is padded to a width that depends on its own length only, and only rows of one width share a batch;
-* rows are filled up to a multiple of :data:`ROW_MULTIPLE`, below which matrix products on a CPU take another order of
-  summation. With more than one thread (OMP_NUM_THREADS) some processors cut the rows among the threads below it: the
-  overlay ``hardware: cpu`` sets one.
+* its random numbers come from its own seed, one for each position of the sequence, so a request that is cut short and
+  continued draws the same numbers as an uninterrupted one;
+* its prompt is padded to a width that depends only on its length, and only rows of one width share a batch;
+* rows are filled up to a multiple of :data:`ROW_MULTIPLE`: below it, matrix products on a CPU sum in another order,
+  and some processors divide the rows among threads (OMP_NUM_THREADS; the overlay ``hardware: cpu`` sets one).
 
 Log-probs are those that verl's actor computes, ``log_softmax(logits / temperature)`` over the whole vocabulary at the
-sampled token: no renormalisation for top-k, top-p, repetition penalty or forbidden tokens, all of which shape what is
-drawn and not what is reported. For greedy rows the temperature in that formula is 1. vLLM reports the same with
+sampled token. Top-k, top-p, repetition penalty and forbidden tokens shape the draw, but the reported log-probs are not
+renormalised for them. For greedy rows the temperature in that formula is 1. vLLM reports the same with
 ``logprobs_mode=raw_logprobs`` and temperature 1; with ``processed_logprobs``, verl's default, it reports the truncated
 and renormalised distribution instead.
 """
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 ROW_MULTIPLE = 16
-"""Rows of a matrix product below this number are summed up in another order by the CPU's BLAS (measured with MKL)."""
+"""With fewer rows, the CPU's BLAS sums a matrix product in another order (measured with MKL)."""
 
 _SMALLEST_WIDTH = 16
 
@@ -39,13 +38,13 @@ def _rows_needed(rows: int) -> int:
 
 
 def _identity(request: "Request") -> tuple:
-    """What a request is, for an order that does not depend on when it arrived."""
+    """Sort key of a request that does not depend on its time of arrival."""
     return (request.prompt.token_ids, request.seed, repr(request.params))
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request is sampled. ``temperature=0`` is greedy; ``top_k`` of 0 or -1 and ``top_p`` of 1 are off."""
+    """Sampling parameters of a request. ``temperature=0``: greedy; ``top_k`` of 0 or -1 and ``top_p`` of 1: off."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -194,8 +193,7 @@ def choose_tokens(
         shaped[truncated] = _truncate(shaped[truncated], params.top_k[truncated], params.top_p[truncated])
     cumulative = shaped.softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
-    # Strictly below the total: the token found is the first whose cumulative probability exceeds the target, so it has
-    # a probability of its own.
+    # Strictly below the total: the first token whose cumulative probability exceeds the target is a possible one.
     target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
     tokens = torch.where(greedy, tokens, drawn)
@@ -276,14 +274,14 @@ class BatchSampler:
         ]
 
     def take_forbidden_share(self) -> float:
-        """The model's mean probability of forbidden tokens since the last call: how far what is drawn is from it."""
+        """Mean probability of forbidden tokens since the last call: the distance between the policy and its samples."""
         share = self._forbidden_sum / max(1, self._tokens)
         self._forbidden_sum, self._tokens = 0.0, 0
         return share
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request], aborted: Callable[[], bool] = lambda: False) -> list[Response]:
-        """A response for each request, in their order. Once `aborted` is true, what is there so far."""
+        """A response for each request, in their order; the part sampled so far once `aborted` is true."""
         responses = [Response() for _ in requests]
         order = sorted(range(len(requests)), key=lambda i: (requests[i].width, _identity(requests[i])))
         batch: list[int] = []

@@ -1,7 +1,7 @@
 """The rollout server of the engine ``transformers``: gathers requests that arrive together and samples them as a batch.
 
-One Ray actor with the whole model. Its event loop admits and gathers requests; a single thread does all that touches
-the model, so that sampling and loading weights never overlap.
+One Ray actor with the whole model. Its event loop admits and gathers requests; a single thread does everything that
+touches the model, so sampling and loading weights never overlap.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ _WORTH_A_WARNING = 0.01
 
 
 class TransformersServer:
-    """See the module's docstring. The methods are those that verl's replicas, clients and agent loops call.
+    """The server actor, with the methods that verl's replicas, clients and agent loops call.
 
     A request's random numbers come from ``seed`` among its sampling parameters where it has one. Otherwise from
     ``actor_rollout_ref.rollout.seed``, the version of the weights, its prompt, images and sampling parameters, and how
-    many requests like it came before under these weights: the answers of a group are reproducible, which session gets
-    which is not. A replica counts for itself, so several replicas are reproducible with seeds only.
+    many equal requests came before under these weights: the responses of a group are reproducible, their order is not.
+    Each replica counts separately, so several replicas are reproducible with seeds only.
     """
 
     def __init__(self, config: DictConfig, model_config: DictConfig, replica_rank: int) -> None:
@@ -74,7 +74,7 @@ class TransformersServer:
         self._closed = self._rejecting = False
         self._arrived, self._idle, self._reopened = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle.set()
-        self._whole = asyncio.Event()  # not while some weights are of one version and some of the next
+        self._whole = asyncio.Event()  # cleared while the weights are of two versions
         self._whole.set()
         self._failed_update: Exception | None = None
         self._sampling = 0
@@ -107,7 +107,7 @@ class TransformersServer:
         return [*get_vision_placeholder_token_ids(self.processor), *beyond]
 
     def get_server_address(self) -> str:
-        """What verl's load balancer tells servers apart by; nothing listens there."""
+        """The identity of this server for verl's load balancer; nothing listens there."""
         return f"{ray.util.get_node_ip_address()}:{os.getpid()}"
 
     # ------------------------------------------------------------ requests
@@ -176,7 +176,7 @@ class TransformersServer:
                 await self._answer(batch)
 
     async def _gather(self) -> None:
-        """Wait until requests have stopped arriving. Those of one training step arrive over tens of milliseconds."""
+        """Wait until no more requests arrive. Those of one training step arrive over tens of milliseconds."""
         known = -1
         while known < len(self._waiting) < self.config.max_num_seqs:
             known = len(self._waiting)
@@ -190,7 +190,7 @@ class TransformersServer:
             if self._failed_update is not None:
                 raise RuntimeError("the weights are incomplete, their last update failed") from self._failed_update
             results: list[Response | Exception] = await self._in_thread(self._sample, batch)
-        except Exception as error:  # whatever it was: a request without an answer would wait for ever
+        except Exception as error:  # of any kind: a request without an answer would block forever
             logger.exception("a batch of %d requests failed", len(batch))
             results = [error] * len(batch)
         finally:
@@ -208,7 +208,7 @@ class TransformersServer:
         def call() -> T:
             try:
                 return function(*args)
-            except StopIteration as error:  # asyncio cannot hand on this one, its caller would wait for ever
+            except StopIteration as error:  # asyncio cannot pass this one on; the caller would block forever
                 raise RuntimeError(f"iteration ended early: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
@@ -269,20 +269,20 @@ class TransformersServer:
     # ------------------------------------------------------------ weights
 
     async def begin_weights(self) -> None:
-        """The next buckets are a whole new version. Batches wait until it is complete."""
+        """Begin a new version of all weights. Batches wait until it is complete."""
         self._whole.clear()
         self._failed_update = None
         self._unloaded = {id(p) for p in self._parameters.values()}
 
     async def load_weights(self, bucket: dict[str, torch.Tensor]) -> None:
-        """Take over a part of the new version.
+        """Load a part of the new version.
 
         Raises:
             ValueError: names or shapes that the model does not have.
         """
         try:
             await self._in_thread(self._load, bucket)
-        except Exception as error:  # whatever it was, nothing may be sampled from half an update
+        except Exception as error:  # of any kind: nothing may be sampled from half an update
             self._refuse_update(error)
             raise
 
@@ -303,7 +303,7 @@ class TransformersServer:
         self._whole.set()
 
     async def finish_weights(self, global_steps: int | None) -> None:
-        """The new version is complete: use it, as that of this step.
+        """Complete the new version and use it from now on.
 
         Raises:
             ValueError: weights of the model for which nothing was sent.
@@ -328,7 +328,7 @@ class TransformersServer:
     # ------------------------------------------------------------ control
 
     async def abort_all_requests(self, reject_request: bool = False) -> dict[str, int]:
-        """End every request with what it has sampled so far, and admit no more until `resume_generation`.
+        """End every request with the tokens sampled so far, and admit no more until `resume_generation`.
 
         Args:
             reject_request: answer requests that arrive in the meantime as aborted, instead of letting them wait.
@@ -348,7 +348,7 @@ class TransformersServer:
         self._reopened.set()
 
     async def sleep(self) -> None:
-        """Leave the device to the trainer, where ``free_cache_engine`` asks for it and there is something to leave."""
+        """Free the device for the trainer if ``free_cache_engine`` is set and the device is an accelerator."""
         if self.config.free_cache_engine and self.device.type != "cpu":
             await self._in_thread(self._move_model, torch.device("cpu"))
 

@@ -14,14 +14,14 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):
-    """verl's own extension; the two repairs below are made when this module is imported."""
+    """verl's extension. Importing this module makes the two repairs below."""
 
 
 _receive = BucketedWeightReceiver.receive_weights
 
 
 def receive_copies(self: BucketedWeightReceiver, on_bucket_received: Callable[[list, bool], None]) -> Any:
-    """Weights as copies of their own.
+    """Copy each received weight.
 
     verl hands out ``buffer.to(device)``, which on a CPU is a view of the shared memory: vLLM keeps it, and closing the
     segment raises BufferError. Goes when verl copies where the device is a CPU.
@@ -34,7 +34,7 @@ def receive_copies(self: BucketedWeightReceiver, on_bucket_received: Callable[[l
 
 
 def keep_weights(layer: Any, remove_weight: bool) -> None:
-    """A linear layer as torch computes it.
+    """Keep the weight of a linear layer and compute it with torch.
 
     vLLM's CPU layers repack their weight after loading and drop the parameter, which leaves ``model.load_weights``
     nothing to write to. Goes when verl reloads such layers as vLLM's own reload does.

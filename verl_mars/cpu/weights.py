@@ -1,6 +1,6 @@
-"""Weights from the trainer to rollout servers with devices of their own, through Ray's object store.
+"""Weights from the trainer to rollout servers on separate devices, through Ray's object store.
 
-verl's other ways (nccl, nixl, mooncake, ...) need an accelerator or a library of their own. This one needs neither, so
+verl's other engines (nccl, nixl, mooncake, ...) need an accelerator or a further library. This one needs neither, so
 that ``separate_async`` runs on a CPU: ``actor_rollout_ref.rollout.checkpoint_engine.backend=object_store``.
 """
 

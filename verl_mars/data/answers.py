@@ -2,7 +2,7 @@
 
 import re
 
-from verl_mars.data.faults import SampleError
+from verl_mars.errors import SampleError
 from verl_mars.tasks.mcq import McqTruth
 from verl_mars.tasks.vqa import VqaTruth
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from verl_mars.data.faults import CURES, DataError, Problem, SampleError
+from verl_mars.data.cures import CURES
 from verl_mars.data.images import ImageHeader, encoded_bytes, read_header, training_problem
 from verl_mars.data.readers import as_files, embeds_images, open_parquet, row_batches
-from verl_mars.data.rules import RowRules, column_problems, image_entry_problem
+from verl_mars.data.row_checks import RowRules, column_problems, image_entry_problem
 from verl_mars.data.schema import ROW_GROUP_BYTES
+from verl_mars.errors import DataError, Problem, SampleError
 
 UNREADABLE_BYTES = 2**31 - 1
 """Nested binary data of one row group that ``datasets`` cannot read any more."""

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from verl_mars.data.faults import SampleError
+from verl_mars.errors import SampleError
 
 DepthEncoding = Literal["turbo", "gray", "spatialbot"]
 DepthMap = NDArray[np.float64]

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verl_mars.data.check import Fault
-from verl_mars.data.faults import CURES, SampleError
+from verl_mars.data.cures import CURES
 from verl_mars.data.images import read_header
-from verl_mars.data.length import PromptLength
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import row_batches
+from verl_mars.errors import SampleError
 from verl_mars.views import MonoPrompt, Row, sources_of_row
 from verl_mars.vision.resize import ImageLimits, Size
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, SampleError, UsageError
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"])
 _KNOWN_FILES = 1024

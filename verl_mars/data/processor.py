@@ -3,8 +3,8 @@
 from typing import Any
 
 from verl_mars import _compat
-from verl_mars.data.faults import DataError
-from verl_mars.data.length import checkpoint_error
+from verl_mars.data.prompt_length import checkpoint_error
+from verl_mars.errors import DataError
 from verl_mars.vision.families import IMAGE_LIMITS
 from verl_mars.vision.resize import ImageLimits
 

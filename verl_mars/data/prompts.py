@@ -13,9 +13,9 @@ repeated, as the authors' code does.
 
 from typing import Literal
 
-from verl_mars.data.faults import SampleError
-from verl_mars.data.rules import IMAGE_TAG, MEDIA_TAG
+from verl_mars.data.row_checks import IMAGE_TAG, MEDIA_TAG
 from verl_mars.data.sample import Sample, SourceSample
+from verl_mars.errors import SampleError
 from verl_mars.tasks import TASKS
 
 Style = Literal["labelled", "plain", "official"]

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_mars.data.faults import DataError
+from verl_mars.errors import DataError
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 BATCH_ROWS = 1024

@@ -1,11 +1,11 @@
 """Images as training gets them: ordinary ones untouched, odd ones rendered to ordinary PNG files.
 
 Odd are: more than 8 bits a channel, an EXIF turn, a palette, transparency or more than three bands, and a border that
-the raw data say to cut off. A rendered file is named by the hash of what it was made from, so that the same input gives
-the same file, whoever renders it and however often.
+the raw data say to cut off. A rendered file is named by the hash of its input; one that exists is not rendered again.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,21 +13,25 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from verl_mars.data.depth import DepthEncoding, encode, millimetres, stretch
-from verl_mars.data.faults import SampleError
 from verl_mars.data.files import whole_file
 from verl_mars.data.images import ImageHeader, read_header, training_problem
 from verl_mars.data.sample import ImageRef
+from verl_mars.errors import SampleError
 
 Box = tuple[float, float, float, float]
-VERSION = 1
-FOLDER = "images"
+Draw = Callable[[Image.Image, "ImageRef"], tuple[Image.Image, dict[str, object]]]
+VERSION = 2
+_NOTE = "verl_mars"
+"""Key of the PNG text that says how an image was rendered."""
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _KNOWN_IMAGES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedImage:
     """An image ready for a row."""
 
     path: str
@@ -80,9 +84,9 @@ class Renderer:
         self.folder = folder
         self.depth_encoding = depth_encoding
         self.decode = decode
-        self._known: dict[tuple[str, ImageRef, str], Prepared] = {}
+        self._known: dict[tuple[str, ImageRef, str], PreparedImage] = {}
 
-    def prepare(self, path: str, ref: ImageRef, source: str) -> Prepared:
+    def prepare(self, path: str, ref: ImageRef, source: str) -> PreparedImage:
         """The image of a source, rendered if need be.
 
         Raises:
@@ -93,7 +97,7 @@ class Renderer:
             problem = training_problem(header)
             if problem is not None:
                 raise SampleError(problem.code, f"{path}: {problem.message}")
-            return Prepared(path, header.size, header)
+            return PreparedImage(path, header.size, header)
         if header.frames != 1:
             raise SampleError("frames", f"{path} has {header.frames} frames, one is needed")
         if header.deep:  # a depth map of 8 bits was made to be looked at by somebody before us and stays as it is
@@ -106,40 +110,43 @@ class Renderer:
         path: str,
         ref: ImageRef,
         header: ImageHeader,
-        draw: Callable[[Image.Image, ImageRef], tuple[Image.Image, dict[str, object]]],
-    ) -> Prepared:
+        draw: Draw,
+    ) -> PreparedImage:
         known = self._known.get((path, ref, draw.__name__))
         if known is not None:  # several questions about one image follow each other in many data sets
             return known
-        recipe = repr((VERSION, draw.__name__, self.depth_encoding, ref.unit, ref.crop)).encode()
-        content = Path(path).read_bytes()
-        name = hashlib.blake2b(
-            content, key=hashlib.blake2b(recipe, digest_size=32).digest(), digest_size=16
-        ).hexdigest()
-        target = self.folder / f"{name}.png"
+        target = self.folder / f"{self._name(path, ref, draw.__name__)}.png"
+        size, note = _rendered_before(target) or self._draw(path, ref, draw, target)
+        image = PreparedImage(str(target), size, header, ref.crop, {"from": path, **note})
+        if len(self._known) >= _KNOWN_IMAGES:
+            self._known.clear()
+        self._known[path, ref, draw.__name__] = image
+        return image
+
+    def _name(self, path: str, ref: ImageRef, kind: str) -> str:
+        """Hash of the file's content and of everything else that decides the rendered pixels."""
+        recipe = repr((VERSION, kind, self.depth_encoding, ref.unit, ref.crop)).encode()
+        key = hashlib.blake2b(recipe, digest_size=32).digest()
+        return hashlib.blake2b(Path(path).read_bytes(), key=key, digest_size=16).hexdigest()
+
+    def _draw(self, path: str, ref: ImageRef, draw: Draw, target: Path) -> tuple[tuple[int, int], dict[str, object]]:
         try:
             with Image.open(path) as image:
                 image.load()
                 picture, note = draw(image, ref)
+        except SampleError as error:
+            raise SampleError(error.code, f"{path}: {error}") from error
         except (OSError, ValueError, SyntaxError) as error:
-            if isinstance(error, SampleError):
-                raise SampleError(error.code, f"{path}: {error}") from error
             raise SampleError("broken_image", f"{path} cannot be decoded: {error}") from error
-        if not target.exists():
-            self._save(picture, target)
-        prepared = Prepared(str(target), picture.size, header, ref.crop, {"from": path, **note})
         problem = training_problem(ImageHeader(*picture.size, picture.mode, "PNG"))
         if problem is not None:
             raise SampleError(problem.code, f"{path}: {problem.message}")
-        if len(self._known) >= _KNOWN_IMAGES:
-            self._known.clear()
-        self._known[path, ref, draw.__name__] = prepared
-        return prepared
-
-    def _save(self, picture: Image.Image, target: Path) -> None:
+        written = PngInfo()
+        written.add_text(_NOTE, json.dumps(note))
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(target, mark=f".{os.getpid()}") as file:
-            picture.save(file, "PNG", compress_level=4)
+            picture.save(file, "PNG", compress_level=4, pnginfo=written)
+        return picture.size, note
 
     def _depth(self, image: Image.Image, ref: ImageRef) -> tuple[Image.Image, dict[str, object]]:
         depth = millimetres(np.asarray(_cropped(image, ref)), ref.unit)
@@ -168,6 +175,19 @@ class Renderer:
         if ref.crop is not None:
             note["crop"] = list(ref.crop)
         return Image.frombytes(picture.mode, picture.size, picture.tobytes()), note
+
+
+def _rendered_before(target: Path) -> tuple[tuple[int, int], dict[str, object]] | None:
+    """Size and note of a rendered file; None if it is missing or damaged."""
+    try:
+        with open(target, "rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            if file.read() != _PNG_END:
+                return None
+            with Image.open(file) as image:
+                return image.size, json.loads(image.info[_NOTE])
+    except (OSError, ValueError, KeyError, SyntaxError):
+        return None
 
 
 def _cropped(image: Image.Image, ref: ImageRef) -> Image.Image:

@@ -9,11 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from verl_mars.config import faults
-from verl_mars.data.explain import explain
-from verl_mars.data.faults import SampleError
+from verl_mars.config import explain, faults
 from verl_mars.data.paths import Root
-from verl_mars.errors import UsageError
+from verl_mars.errors import SampleError, UsageError
 from verl_mars.tasks.base import Truth
 
 ImageKind = Literal["auto", "depth", "intensity"]

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from verl_mars.data.explain import explain
-from verl_mars.data.faults import DataError, Problem, SampleError
+from verl_mars.config import explain
 from verl_mars.data.files import whole_file
-from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
+from verl_mars.data.row_checks import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
+from verl_mars.errors import DataError, Problem, SampleError
 from verl_mars.vision.resize import Size
 
 ROW_GROUP_BYTES = 128 * 2**20
@@ -54,7 +54,7 @@ class Image(BaseModel):
         return {key: value for key, value in self.__dict__.items() if value is not None}
 
 
-class Source(BaseModel):
+class SourceModel(BaseModel):
     """One visual source: its images by position, what is asked about it alone, and what that is scored against.
 
     ``prompt: None`` asks the fused text, ``ground_truth: None`` scores against the fused truth.
@@ -96,10 +96,10 @@ class ExtraInfo(BaseModel):
     """JSON text: how images were rendered and scaled, and what the converter kept of the raw record."""
 
 
-class Row(BaseModel):
+class RowModel(BaseModel):
     """One prompt with all its sources: one row of a Parquet file that verl's stock ``RLHFDataset`` loads.
 
-    Further columns are kept; their names must not be verl's own (:data:`verl_mars.data.rules.RESERVED_COLUMNS`).
+    Further columns are kept; their names must not be verl's own (:data:`verl_mars.data.row_checks.RESERVED_COLUMNS`).
     """
 
     model_config = ConfigDict(extra="allow")
@@ -110,10 +110,10 @@ class Row(BaseModel):
     ability: str
     reward_model: RewardModel
     extra_info: ExtraInfo
-    sources: list[Source] = Field(min_length=1)
+    sources: list[SourceModel] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _rules(self) -> "Row":
+    def _rules(self) -> "RowModel":
         for name in self.model_extra or {}:
             if name in RESERVED_COLUMNS:
                 raise SampleError("column", "this name is taken by verl or verl-mars", name)
@@ -199,18 +199,18 @@ ARROW_SCHEMA: pa.Schema = arrow_schema()
 """Images as absolute paths: what every writer of verl-mars uses unless it is told otherwise."""
 
 
-def validated(row: "Row | Mapping[str, Any]", where: str = "") -> Row:
+def validated(row: "RowModel | Mapping[str, Any]", where: str = "") -> RowModel:
     """The row, checked.
 
     Raises:
         SampleError: the first thing that is wrong with it.
     """
-    if isinstance(row, Row):
+    if isinstance(row, RowModel):
         return row
     try:
-        return Row.model_validate(row)
+        return RowModel.model_validate(row)
     except ValidationError as error:
-        found = explain(error, "record", model=Row)
+        found = explain(error, "record", model=RowModel)
         if not where:
             raise found from error
         key = f"{where}, {found.problem.key}" if found.problem.key else where
@@ -219,18 +219,18 @@ def validated(row: "Row | Mapping[str, Any]", where: str = "") -> Row:
 
 def write_rows(
     path: str | os.PathLike[str],
-    rows: Iterable["Row | Mapping[str, Any]"],
+    rows: Iterable["RowModel | Mapping[str, Any]"],
     *,
     schema: pa.Schema = ARROW_SCHEMA,
     row_group_rows: int = ROW_GROUP_ROWS,
 ) -> int:
     """Write rows to one Parquet file, streaming; the file appears under its name when it is whole.
 
-    Row groups have at most 128 MB, unless one row alone is larger: what is beyond 2 GB cannot be read again.
+    RowModel groups have at most 128 MB, unless one row alone is larger: what is beyond 2 GB cannot be read again.
 
     Args:
         path: the file; its folder must exist.
-        rows: :class:`Row` or plain dicts of its form. Keys without a place in the schema are refused, not dropped.
+        rows: :class:`RowModel` or plain dicts of its form. Keys without a place in the schema are refused, not dropped.
         schema: :data:`ARROW_SCHEMA`, or one of :func:`arrow_schema` with further keys.
         row_group_rows: most rows of a row group, which is held in memory.
 

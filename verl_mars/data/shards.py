@@ -1,259 +1,159 @@
-"""Shards of rows on disk: streamed, renamed into place when whole, and resumable after any kind of end.
+"""The folder of a conversion: shards under temporary names, renamed together once all of them are complete.
 
-While a conversion runs, ``<out>/.progress/`` holds one small JSON file for each finished shard: which samples went in,
-what was rejected, counts, and the shard's hash. A shard without such a file is written again. At the end all of them
-become ``manifest.json`` and ``rejects.jsonl``. Nothing in these files depends on the time or on how often the
-conversion was interrupted.
+An interrupted conversion leaves temporary files at most; the next one into the folder removes them and starts again.
 """
 
-import errno
-import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_mars.data.faults import DataError
-from verl_mars.data.files import TEMPORARY, file_hash, sync_folder, whole_file
-from verl_mars.errors import UsageError
+import pyarrow as pa
 
-PROGRESS = ".progress"
-MANIFEST = "manifest.json"
+from verl_mars.data.files import TEMPORARY, whole_file
+from verl_mars.data.row_groups import ShardWriter
+from verl_mars.errors import DataError, UsageError
+
+SUMMARY = "summary.json"
 REJECTS = "rejects.jsonl"
+IMAGES = "images"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shard:
-    """One finished shard; also the content of its progress file."""
+    """One complete Parquet file of a split, under its final name."""
 
     file: str
-    split: str
-    first: int
-    """The first sample of its split that belongs to it."""
-    samples: int
-    """Samples that belong to it, rejected ones too."""
     rows: int
     bytes: int
-    xxh128: str
-    inputs: str
-    """Digest of the samples and of their image files' sizes and times."""
-    tally: dict[str, Any] = field(default_factory=dict)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Split:
+    """The shards of one split. A shard ends at ``max_rows`` rows or ``max_bytes`` bytes of embedded images."""
+
+    def __init__(self, name: str, folder: Path, schema: pa.Schema, *, embed: bool, max_rows: int, max_bytes: int):
+        self.name = name
+        self.folder = folder
+        self.schema = schema
+        self.embed = embed
+        self.max_rows = max_rows
+        self.max_bytes = max_bytes
+        self.shards: list[Shard] = []
+        self._writer: ShardWriter | None = None
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write a row.
+
+        Raises:
+            SampleError: an image cannot be embedded. The row is not written.
+        """
+        if self._writer is None:
+            path = self.folder / (self._file + TEMPORARY)
+            self._writer = ShardWriter(path, self.schema, embed=self.embed)
+        self._writer.add(record)
+        if self._writer.rows >= self.max_rows or self._writer.image_bytes >= self.max_bytes:
+            self.finish()
 
     @property
-    def end(self) -> int:
-        """The first sample after it."""
-        return self.first + self.samples
+    def _file(self) -> str:
+        return f"{self.name}-{len(self.shards):05d}.parquet"
+
+    def finish(self) -> None:
+        """Complete the shard that is being written, if it has rows."""
+        if self._writer is None:
+            return
+        if self._writer.rows:
+            self._writer.finish()
+            self.shards.append(Shard(self._file, self._writer.rows, self._writer.path.stat().st_size))
+        else:
+            self.abandon()
+        self._writer = None
+
+    def abandon(self) -> None:
+        """Close the shard that is being written; its file is of no use."""
+        if self._writer is not None:
+            self._writer.abandon()
 
 
-class Output:
+class OutputFolder:
     """The folder of one conversion.
 
+    Args:
+        folder: made if it is not there.
+        settings: everything that decides the bytes of the result.
+        overwrite: replace a conversion with other settings.
+
     Raises:
-        DataError: the folder holds something else, or a conversion with other settings.
+        UsageError: the folder cannot be made.
+        DataError: it holds Parquet files of something else, or a conversion with other settings.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         self.folder = folder
-        self.config = dict(config)
-        self.config_hash = config_hash(config)
-        self.progress = folder / PROGRESS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
+        self._announced = folder / (SUMMARY + TEMPORARY)
+        """Lists the shards while they are renamed; a conversion that is interrupted there leaves it."""
+        before = [_read(path) for path in (folder / SUMMARY, self._announced)]
+        self._replaced = {file for summary in before for file in _files(summary)}
+        foreign = sorted(path.name for path in folder.glob("*.parquet") if path.name not in self._replaced)
+        if foreign:
+            raise DataError(f"{folder} holds files of something else ({', '.join(foreign[:3])}); choose another --out")
+        earlier = before[0].get("settings")
+        if before[0].get("rows") and earlier != settings and not overwrite:
+            raise DataError(
+                f"{folder} holds a conversion with other settings ({_difference(earlier, settings)}); "
+                "choose another --out, or pass --overwrite"
+            )
+        self._remove_temporary()
 
-    def open(self, overwrite: bool) -> dict[str, list[Shard]]:
-        """Make the folder ready. Returns the finished shards by split, in order."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        found = self._previous()
-        if found is not None and found != self.config:
-            if not overwrite and self._has_shards():
-                raise DataError(
-                    f"{self.folder} holds a conversion with other settings ({_difference(found, self.config)}); "
-                    "choose another --out, or pass --overwrite"
-                )
-            self._clear()
-        elif found is None:
-            foreign = sorted(path.name for path in self.folder.iterdir() if path.suffix == ".parquet")
-            if foreign:
-                raise DataError(
-                    f"{self.folder} holds files of something else ({', '.join(foreign[:3])}); choose another --out"
-                )
-        elif overwrite:
-            self._clear()
-        self.progress.mkdir(exist_ok=True)
-        write_json(self.progress / "config.json", self.config)
-        for part in ("", "images/", f"{PROGRESS}/"):
-            for partial in self.folder.glob(f"{part}*{TEMPORARY}"):
-                partial.unlink(missing_ok=True)
-        return self._finished()
-
-    def note(self, shard: Shard) -> None:
-        """A shard is whole: remember it."""
-        write_json(self.progress / f"{Path(shard.file).stem}.json", asdict(shard))
-
-    def forget(self, shard: Shard) -> None:
-        """A finished shard is not what the raw data give now."""
-        (self.progress / f"{Path(shard.file).stem}.json").unlink(missing_ok=True)
-        (self.folder / shard.file).unlink(missing_ok=True)
-
-    def close(self, manifest: Mapping[str, Any], rejects: Iterator[Mapping[str, Any]]) -> None:
-        """Write rejects and manifest, then drop the progress files."""
+    def publish(self, summary: Mapping[str, Any], rejects: Iterable[Mapping[str, Any]]) -> None:
+        """Give everything its name, the summary last. Shards of the conversion before that are not replaced go."""
         with whole_file(self.folder / REJECTS, text=True) as file:
             for reject in rejects:
                 file.write(json.dumps(reject, ensure_ascii=False) + "\n")
-        write_json(self.folder / MANIFEST, manifest)
-        sync_folder(self.folder)
-        self._drop_progress()
-
-    def manifest(self) -> dict[str, Any] | None:
-        """The manifest of a finished conversion."""
-        path = self.folder / MANIFEST
-        return read_json(path) if path.exists() else None
-
-    def _previous(self) -> dict[str, Any] | None:
-        for path, key in ((self.folder / MANIFEST, "config"), (self.progress / "config.json", None)):
-            if path.exists():
-                content = read_json(path)
-                return content.get(key) if key else content
-        return None
-
-    def _finished(self) -> dict[str, list[Shard]]:
-        """Shards of the progress files, or of the manifest; only those whose files are what they were."""
-        manifest = self.manifest()
-        if manifest is not None:
-            # From here on it is a conversion that was interrupted after its last shard
-            rejects: dict[str | None, list[dict[str, Any]]] = {}
-            for reject in self._rejects():
-                rejects.setdefault(reject.pop("shard"), []).append(reject)
-            for split in manifest["splits"].values():
-                for entry in split["shards"]:
-                    self.note(Shard(**entry, rejects=rejects.get(entry["file"], [])))
-            (self.folder / MANIFEST).unlink()
-        shards: dict[str, list[Shard]] = {}
-        for path in sorted(self.progress.glob("*-[0-9]*.json")):
-            shard = Shard(**read_json(path))
-            file = self.folder / shard.file
-            if file.exists() and file.stat().st_size == shard.bytes and file_hash(file) == shard.xxh128:
-                shards.setdefault(shard.split, []).append(shard)
-            else:
-                self.forget(shard)
-        for split, found in shards.items():
-            found.sort(key=lambda shard: shard.first)
-            shards[split] = _unbroken(found)
-            for shard in found[len(shards[split]) :]:
-                self.forget(shard)
-        return shards
-
-    def _rejects(self) -> Iterator[dict[str, Any]]:
-        path = self.folder / REJECTS
-        if path.exists():
-            with open(path, encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
-
-    def _has_shards(self) -> bool:
-        """Whether anything would be lost: a conversion that found nothing, or was stopped at once, holds no shard."""
-        manifest = self.manifest()
-        return bool(manifest and manifest["splits"]) or any(self.progress.glob("*-[0-9]*.json"))
-
-    def _clear(self) -> None:
-        manifest = self.manifest()
-        for split in (manifest or {"splits": {}})["splits"].values():
-            for entry in split["shards"]:
-                (self.folder / Path(entry["file"]).name).unlink(missing_ok=True)
-        for path in self.progress.glob("*-[0-9]*.json"):
-            (self.folder / Path(read_json(path)["file"]).name).unlink(missing_ok=True)
-        for name in (MANIFEST, REJECTS):
+        with whole_file(self._announced, text=True) as file:
+            json.dump(summary, file, ensure_ascii=False, indent=1)
+            file.write("\n")
+        shards = _files(summary)
+        for name in shards:
+            os.replace(self.folder / (name + TEMPORARY), self.folder / name)
+        for name in self._replaced - shards:
             (self.folder / name).unlink(missing_ok=True)
-        self._drop_progress()
+        os.replace(self._announced, self.folder / SUMMARY)
 
-    def _drop_progress(self) -> None:
-        if self.progress.exists():
-            # config.json goes last: without it the folder would look like somebody else's
-            for path in sorted(self.progress.iterdir(), key=lambda path: path.name == "config.json"):
-                path.unlink()
-            self.progress.rmdir()
+    def abandon(self) -> None:
+        """Remove what an unfinished conversion wrote, rendered images excepted."""
+        if not self._announced.exists():
+            with suppress(OSError):
+                self._remove_temporary()
 
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second conversion into it; the lock goes with the process.
-
-    Raises:
-        DataError: another conversion holds it, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another conversion is writing to {folder}") from error
-        yield
-    finally:
-        os.close(handle)
+    def _remove_temporary(self) -> None:
+        for part in ("", f"{IMAGES}/"):
+            for partial in self.folder.glob(f"{part}*{TEMPORARY}"):
+                partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def clear_disk_errors(folder: Path) -> Iterator[None]:
-    """Say what a full disk means for a conversion.
-
-    Raises:
-        DataError: the disk, the quota or the largest allowed file is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise DataError(
-            f"no space left for {folder} ({error.strerror}); finished shards are kept: "
-            "make room and give the same command again to go on"
-        ) from error
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of everything that decides the bytes of a conversion."""
-    text = json.dumps(config, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that is there whole or not at all."""
-    with whole_file(path, text=True) as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that verl-mars wrote.
-
-    Raises:
-        DataError: it was changed by somebody else.
-    """
+def _read(path: Path) -> dict[str, Any]:
+    """A summary; empty if there is none, or if it was cut off."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and convert again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged; remove it and convert again")
-    return content
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _unbroken(shards: list[Shard]) -> list[Shard]:
-    """The shards up to the first gap."""
-    expected = 0
-    for count, shard in enumerate(shards):
-        if shard.first != expected:
-            return shards[:count]
-        expected = shard.end
-    return shards
+def _files(summary: Mapping[str, Any]) -> set[str]:
+    splits = summary.get("splits", {}).values()
+    return {Path(shard["file"]).name for split in splits for shard in split["shards"]}
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    before = before or {}
     keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     return ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in keys[:4])

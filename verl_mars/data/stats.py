@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_mars.data.length import PromptLength
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import as_files, row_batches
 from verl_mars.vision.families import IMAGE_LIMITS
 

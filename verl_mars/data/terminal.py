@@ -47,32 +47,32 @@ def counted(number: int, thing: str) -> str:
 
 def print_conversion(result: "ConvertResult", *, failed: bool = False) -> None:
     """What a conversion made, the lines to paste into a recipe, and last where it lies."""
-    from verl_mars.data.faults import CURES
+    from verl_mars.data.cures import CURES
 
-    to, manifest = console(), result.manifest
-    for split, part in manifest["splits"].items():
+    to, summary = console(), result.summary
+    for split, part in summary["splits"].items():
         files = counted(len(part["shards"]), "file")
         to.print(f"[bold]{split}[/bold]  {counted(part['rows'], 'row')} in {files}", highlight=False)
-    rejects = manifest["rejects"]
+    rejects = summary["rejects"]
     to.print(f"rejected  {rejects['total']} ({rejects['share']:.2%})", highlight=False)
     for code, count in rejects["by_reason"].items():
         to.print(f"  {count} x {code}: {CURES.get(code, '')}", highlight=False, markup=False)
-    for text, count in manifest["counts"].items():
+    for text, count in summary["counts"].items():
         to.print(f"counted  {count} {text}", highlight=False, markup=False)
-    for text in manifest["findings"]:
+    for text in summary["findings"]:
         to.print("[yellow]note[/yellow]", end="  ")
         to.print(text, highlight=False, markup=False)
-    if manifest["rows"]:
+    if summary["rows"]:
         to.print(
-            f"prompts  up to {manifest['max_prompt_tokens']} tokens, {manifest['prompt_tokens_are']}", highlight=False
+            f"prompts  up to {summary['max_prompt_tokens']} tokens, {summary['prompt_tokens_are']}", highlight=False
         )
-    to.print(f"licence  {manifest['licence']}", highlight=False, markup=False)
+    to.print(f"licence  {summary['licence']}", highlight=False, markup=False)
     if not failed:
         to.print("\n[bold]Paste into a recipe's command line[/bold]")
-        for line in manifest["recipe"]:
+        for line in summary["recipe"]:
             print(f"  {line} \\")  # noqa: T201  # rich would wrap it
         for key in ("data.train_files", "data.val_files"):
-            if not any(key in line for line in manifest["recipe"]):
+            if not any(key in line for line in summary["recipe"]):
                 print(f"this conversion has no split for {key}: name files of your own (verl's default is GSM8K)")  # noqa: T201
     print(f"\nwritten  {result.out}")  # noqa: T201
 

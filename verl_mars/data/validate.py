@@ -17,11 +17,11 @@ from typing import Any
 
 from verl_mars import _compat
 from verl_mars.data.check import CheckReport, Fault, check_files
-from verl_mars.data.faults import DataError
-from verl_mars.data.length import PromptLength
 from verl_mars.data.overlong import OF_ANOTHER_FORM, too_long_message, view_lengths
 from verl_mars.data.processor import load_processor, standin_processor
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import row_batches
+from verl_mars.errors import DataError
 from verl_mars.views import Mono, Row, sources_of_row
 from verl_mars.vision.resize import limits_of
 

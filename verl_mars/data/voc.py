@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
-from verl_mars.data.faults import SampleError
 from verl_mars.data.sample import Boxes
+from verl_mars.errors import SampleError
 
 MAX_XML_BYTES = 4 * 2**20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")

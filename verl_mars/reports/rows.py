@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.images import encoded_bytes
 from verl_mars.data.readers import as_files, row_batches
+from verl_mars.errors import DataError, SampleError
 from verl_mars.reports.page import Picture, picture, write_page
 
 SIDE, LARGE_SIDE = 360, 560

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, SampleError, UsageError
 from verl_mars.reports.page import Picture, picture, write_page
 
 LABELS = "token_values"

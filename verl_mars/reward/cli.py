@@ -123,10 +123,10 @@ def _settings(variant: str, coordinates: str | None, model: str | None, changes:
     section: dict[str, Any] = {"variant": variant}
     if model is not None:
         from verl_mars.vision.checkpoint import read_family, read_limits
-        from verl_mars.vision.families import FAMILIES
+        from verl_mars.vision.families import needs_limits
 
         section["coordinates"] = read_family(model)
-        if FAMILIES[section["coordinates"]].frame.unit == "seen":
+        if needs_limits(section["coordinates"]):
             section["image_processor"] = read_limits(model).model_dump()
     if coordinates is not None:
         section["coordinates"] = coordinates

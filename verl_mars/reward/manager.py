@@ -20,7 +20,7 @@ from verl_mars.reward.score import score_response
 from verl_mars.reward.settings import RewardSettings
 from verl_mars.tasks.grounding import Grounding
 from verl_mars.vision.checkpoint import read_family, read_limits
-from verl_mars.vision.families import FAMILIES
+from verl_mars.vision.families import needs_limits
 
 
 class MarsRewardManager(RewardManagerBase):
@@ -121,8 +121,8 @@ class MarsRewardManager(RewardManagerBase):
         """Fill in the frame of boxes, if neither the run nor the row names one; the settings with the image limits."""
         if self.settings.coordinates is None and extra_info.get("coordinates") is None:
             extra_info["coordinates"] = self._family
-        family = FAMILIES.get(self.settings.coordinates or extra_info["coordinates"])
-        if self.settings.image_processor is not None or family is None or family.frame.unit != "seen":
+        name = self.settings.coordinates or extra_info["coordinates"]
+        if self.settings.image_processor is not None or not needs_limits(name):
             return self.settings
         return self._settings_with_limits
 

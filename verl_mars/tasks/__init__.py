@@ -9,9 +9,10 @@ from verl_mars.tasks.count import Count
 from verl_mars.tasks.grounding import Grounding
 from verl_mars.tasks.math import Math
 from verl_mars.tasks.mcq import Mcq
+from verl_mars.tasks.ocr import Ocr
 from verl_mars.tasks.vqa import Vqa
 
-TASKS: dict[str, Task[Any]] = {task.name: task for task in (Grounding(), Vqa(), Mcq(), Count(), Math())}
+TASKS: dict[str, Task[Any]] = {task.name: task for task in (Grounding(), Vqa(), Mcq(), Count(), Math(), Ocr())}
 """``extra_info.task`` -> the task."""
 
 

@@ -1,8 +1,9 @@
 """Boxes and labels out of an answer's text.
 
 Read: a JSON list of ``{"bbox_2d": [x1, y1, x2, y2], "label": text}``, one such object, several after one another, bare
-lists of four numbers; inside a code fence (the last one counts) or without; with typographic or single quotes; with
-trailing commas; broken off at the end (what is complete counts). Never NaN, Infinity or a bool for a number.
+lists of four numbers; inside a code fence (the last one that holds something counts), ``\\boxed{}`` or without. What is
+nearly JSON is read too, but does not keep the form: Python's quotes, trailing commas, full-width punctuation, prose
+around it, a list broken off at the end (what is complete counts). Never NaN, Infinity or a bool for a number.
 """
 
 import json
@@ -13,14 +14,24 @@ from typing import Any
 
 MAX_CHARS = 200_000
 MAX_BOXES = 2_000
+_MAX_NEARLY_JSON = 20_000
+"""Characters of an answer that is read although it is no JSON; more are read as far as they are JSON."""
 _BUDGET = 200_000  # characters that failed attempts at decoding may cost in one answer
 _START = re.compile(r"[\[{]")
 _DOUBLE = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\uff02"
 _SINGLE = "\u2018\u2019\u201a\u201b\u2032\uff07"
 _QUOTES = str.maketrans(dict.fromkeys(_DOUBLE, '"') | dict.fromkeys(_SINGLE, "'"))
+_PUNCTUATION = str.maketrans("\uff1a\uff0c\uff3b\uff3d\uff5b\uff5d\u3001", ":,[]{},")
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<mark>[\[\]{}:,])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.|(?<=\w)'(?=\w))*)'"""
+    r"|(?P<number>-?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][-+]?\d{1,4})?)(?![\w.])|(?P<word>[^\s\[\]{}:,]+))",
+    re.DOTALL,
+)
+_BOXED = re.compile(r"\\boxed\s?\{(.*)\}", re.DOTALL)
 # JSON's NaN and Infinity are not numbers; whole numbers become floats at once, so that a million digits cost nothing.
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=lambda name: None)
 _FAILURES = (ValueError, RecursionError)
+_BOX_KEYS = ("bbox_2d", "bbox", "box_2d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,13 @@ class Box:
 
     corners: tuple[float, float, float, float] | None
     label: str | None
+
+    def y_first(self) -> "Box":
+        """The box whose corners were given as (y1, x1, y2, x2)."""
+        if self.corners is None:
+            return self
+        y1, x1, y2, x2 = self.corners
+        return Box((x1, y1, x2, y2), self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +65,19 @@ def read_boxes(answer: str) -> Answer:
     """The boxes of an answer, in the order they stand in.
 
     Cost: linear in the answer; deep nesting, endless numbers and unclosed brackets included. An answer above
-    ``MAX_CHARS`` characters or ``MAX_BOXES`` boxes is not read and says so.
+    ``MAX_CHARS`` characters or ``MAX_BOXES`` boxes is not read.
     """
     if len(answer) > MAX_CHARS:
         return Answer([], False, f"an answer of {len(answer)} characters is longer than {MAX_CHARS}")
     text, fences = _inside_fence(answer.translate(_QUOTES))
-    text = text.strip()
-    values, whole = _values(text)
-    if not values and "'" in text:
-        values, whole = _values(text.replace("'", '"'))[0], False
+    boxed = _BOXED.fullmatch(text.strip())
+    text = (boxed.group(1) if boxed else text).strip()
+    try:
+        value = _DECODER.decode(text)
+    except _FAILURES:
+        values, whole = _values_in(text), False
+    else:
+        values, whole = [value] if isinstance(value, list | dict) else [], not boxed
     if not values:
         return Answer([], False, "no JSON in the answer")
     items = [item for value in values for item in (value if _is_list_of_items(value) else [value])]
@@ -67,23 +89,43 @@ def read_boxes(answer: str) -> Answer:
 
 
 def _inside_fence(text: str) -> tuple[str, int]:
-    """The text of the last code fence (an unclosed one runs to the end) and how many fences there are."""
+    """The text of the last code fence that is not empty (an unclosed one runs to the end), and how many there are."""
     parts = text.split("```")
     if len(parts) == 1:
         return text, 0
-    inside = parts[-1] if len(parts) % 2 == 0 else parts[-2]
-    inside = inside.lstrip()
-    return (inside[4:] if inside[:4].lower() == "json" else inside), len(parts) // 2
+    inside = [part.lstrip() for part in parts[1::2]]
+    inside = [part[4:] if part[:4].lower() == "json" else part for part in inside]
+    return next((part for part in reversed(inside) if part.strip()), ""), len(parts) // 2
 
 
-def _values(text: str) -> tuple[list[Any], bool]:
-    """The JSON lists and objects in ``text`` in order, and whether the text is exactly one of them."""
-    try:
-        value = _DECODER.decode(text)
-    except _FAILURES:
-        pass
+def _values_in(text: str) -> list[Any]:
+    """The values of a text that is no JSON: those in nearly JSON if there are boxes, else what is JSON in it.
+
+    In prose, brackets may hold anything ("as in figure [2]"): there only values with a box in them count. An empty list
+    counts where it is all there is.
+    """
+    if len(text) <= _MAX_NEARLY_JSON:
+        values = _nearly_json(text)
     else:
-        return ([value], True) if isinstance(value, list | dict) else ([], False)
+        values = _json_in(text)
+    with_boxes = [value for value in values if _holds_box(value)]
+    if with_boxes or not values:
+        return with_boxes
+    return values if text[:1] in "[{" and text[:1] else []
+
+
+def _holds_box(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(key in value for key in _BOX_KEYS)
+    if not isinstance(value, list):
+        return False
+    return not _is_list_of_items(value) or any(
+        isinstance(item, dict) and _holds_box(item) or isinstance(item, list) and len(item) == 4 for item in value
+    )
+
+
+def _json_in(text: str) -> list[Any]:
+    """The JSON lists and objects in ``text`` in order."""
     values: list[Any] = []
     position = spent = 0
     while spent <= _BUDGET and len(values) <= MAX_BOXES:
@@ -101,7 +143,63 @@ def _values(text: str) -> tuple[list[Any], bool]:
             else:  # nothing inside a broken object is a box of its own
                 closed = text.find("}", start.end())
                 position = len(text) if closed < 0 else closed + 1
-    return values, False
+    return values
+
+
+def _nearly_json(text: str) -> list[Any]:
+    """The lists and objects in a text that is nearly JSON, outermost first; an object that never closes is no value.
+
+    One pass over the tokens with a stack of its own, so that no nesting is too deep and no text raises.
+    """
+    roots: list[Any] = []
+    stack: list[tuple[str, list[Any]]] = []
+    for match in _TOKEN.finditer(text.translate(_PUNCTUATION)):
+        mark = match.group("mark")
+        if mark in ("[", "{"):
+            stack.append((mark, []))
+        elif mark in ("]", "}"):
+            while stack:
+                opened, items = stack.pop()
+                value = _object(items) if opened == "{" else [item for item in items if item != ":"]
+                if opened == ("[" if mark == "]" else "{"):
+                    (stack[-1][1] if stack else roots).append(value)
+                    break
+                if opened == "[":  # a list that an object closes
+                    (stack[-1][1] if stack else roots).append(value)
+        elif stack and mark != ",":
+            stack[-1][1].append(_scalar(match))
+    for opened, items in stack:  # broken off: complete objects inside lists count
+        if opened == "[":
+            roots.extend(item for item in items if isinstance(item, dict | list))
+    return roots
+
+
+def _scalar(match: re.Match[str]) -> Any:
+    if match.group("mark"):
+        return ":"
+    if match.group("number"):
+        return float(match.group("number"))
+    text = match.group("double") if match.group("double") is not None else match.group("single")
+    if text is None:
+        return None  # a bare word: true, None, NaN
+    try:
+        return json.loads(f'"{text}"', strict=False) if "\\" in text else text
+    except ValueError:
+        return text
+
+
+def _object(items: list[Any]) -> dict[str, Any]:
+    """Keys and values around their colons; what stands elsewhere is left out."""
+    return {
+        key: items[place + 1]
+        for place, colon in enumerate(items)
+        if colon == ":" and 0 < place < len(items) - 1 and isinstance(key := items[place - 1], str)
+    }
+
+
+def box_of(item: dict[str, Any]) -> Any:
+    """The four numbers of an object, whichever of the usual keys they stand under."""
+    return next((item[key] for key in _BOX_KEYS if key in item), None)
 
 
 def _is_list_of_items(value: Any) -> bool:
@@ -113,7 +211,7 @@ def _read_box(item: Any) -> Box:
     if not isinstance(item, dict):
         return Box(_corners(item), None)
     label = item.get("label")
-    corners = item["bbox_2d"] if "bbox_2d" in item else item.get("bbox")
+    corners = box_of(item)
     if isinstance(corners, str):
         try:
             corners = _DECODER.decode(corners)

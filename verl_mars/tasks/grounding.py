@@ -22,13 +22,17 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from verl_mars.errors import SampleError
+from verl_mars.tasks import words
 from verl_mars.tasks.base import Floats, Hints, Ratio, ScoringSettings, Task, Text, Truth, Verdict, column
-from verl_mars.tasks.boxes import Box, read_boxes
-from verl_mars.vision.families import frame_named
+from verl_mars.tasks.boxes import Box, box_of, read_boxes
+from verl_mars.vision.families import Frame, frame_named
 from verl_mars.vision.resize import ImageLimits, Size
 
 MATCH_IOU = 0.5
 """A matched pair above this IoU is a found object, in ``precision``, ``recall`` and ``f1``."""
+
+UNKNOWN_SIZE = (10**9, 10**9)
+"""The size of an image that a file of predictions does not give: boxes in its pixels need none."""
 
 
 def _number(value: Any) -> Any:
@@ -111,12 +115,14 @@ class Grounding(Task[GroundingTruth]):
 
         An answer that cannot be read earns nothing, also where there is nothing to find: silence is not an empty list.
         """
-        scale = scale_of_row(truth, info, settings)
+        frame = frame_named(settings.coordinates or info.get("coordinates") or "pixel")
+        scale = scale_of_row(frame, truth, info, settings)
         said = read_boxes(answer)
         if said.problem:
             details = dict.fromkeys(self.keys, 0.0) | {"boxes_true": float(len(truth.boxes))}
             return Verdict(pred=None, error=said.problem, form=(False,), details=details)
-        acc, details = judge(said.boxes, truth, scale, settings.iou_threshold)
+        boxes = [box.y_first() for box in said.boxes] if frame.y_first else said.boxes
+        acc, details = judge(boxes, truth, scale, settings.iou_threshold)
         return Verdict(acc, None, form=(said.well_formed,), details=details)
 
     def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
@@ -135,24 +141,27 @@ class Grounding(Task[GroundingTruth]):
         }
 
     def from_plain(self, value: Any, hints: Hints) -> Any:
-        """A list of boxes in the first image."""
+        """A list of boxes in the first image, each as four numbers or as answers give it: ``{bbox_2d, label}``."""
         if not isinstance(value, list):
             return value
-        if hints.size is None:
-            raise ValueError("boxes without the size of their image; give image_sizes in the line, or --size")
-        return {"boxes": value, "labels": [hints.label] * len(value), "frame": 0, "size": hints.size}
+        labels = [item.get("label", hints.label) if isinstance(item, dict) else hints.label for item in value]
+        boxes = [box_of(item) if isinstance(item, dict) else item for item in value]
+        return {"boxes": boxes, "labels": labels, "frame": 0, "size": hints.size or UNKNOWN_SIZE}
 
     def published(self, truth: GroundingTruth) -> str:
         raise SampleError("task", "the truth of boxes is no text")
 
 
-def scale_of_row(truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings) -> tuple[float, float]:
+def scale_of_row(
+    frame: Frame, truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings
+) -> tuple[float, float]:
     """What to multiply x and y of an answer with, to get pixels of the original image.
 
     Raises:
-        SampleError: an unknown frame, or an image that no resize of verl can take.
+        SampleError: the size of the image is unknown, or no resize of verl can take it.
     """
-    frame = frame_named(settings.coordinates or info.get("coordinates") or "pixel")
+    if frame.unit != "pixel" and truth.size == UNKNOWN_SIZE:
+        raise SampleError("image_sizes", "the frame of the boxes needs the size of their image")
     seen = info.get("seen_sizes")
     seen_size = None if seen is None else _size_of(seen, truth.frame, "seen_sizes")
     return frame.scale(truth.size, settings.image_processor or ImageLimits(), seen_size)
@@ -223,7 +232,7 @@ def _labels_agree(boxes: list[Box], truth: GroundingTruth) -> NDArray[np.bool_]:
 
 
 def _label(text: str) -> str:
-    return " ".join(text[:200].casefold().split())
+    return words.folded_form(words.tidy(text[:200]))
 
 
 def iou_matrix(first: Floats, second: Floats) -> Floats:

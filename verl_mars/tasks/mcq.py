@@ -1,7 +1,8 @@
 """Task ``mcq``: one of several choices. ``acc`` is 1 for the right choice, else 0.
 
 The choice may be named by its letter ("B", "(b)", "B.", "Option B"), by its whole text ("Travel"), or by both
-("B. Travel", "Travel (B)"), which must then agree. Anything else, two letters among it, names no choice.
+("B. Travel", "Travel (B)"), which must then agree. Anything else, two letters among it, names no choice. Texts are
+compared under the weakest normal form that keeps all choices apart (:func:`verl_mars.tasks.words.weakest_form`).
 The authors look for the letter as a substring: "C. Lonely Planet" contains "a", and 60 of the 219 wrong choices of
 their OCR-VQA file score as right.
 """
@@ -16,10 +17,15 @@ from verl_mars.errors import SampleError
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 
-_LETTER = re.compile(r"\(?([a-z])\)?[.:]?|\[([a-z])\]")
-_LETTER_FIRST = re.compile(r"\(?([a-z])[.):]\)?[.:]?\s*(\S.*)", re.DOTALL)
-_LETTER_WORD_FIRST = re.compile(r"([a-z]) (\S.*)", re.DOTALL)
-_LETTER_LAST = re.compile(r"(.*\S) ?\(([a-z])\)\.?", re.DOTALL)
+_LETTER = re.compile(r"[(\[<{]?([A-Za-z])[)\]>}]?[.:]?")
+_LETTER_FIRST = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])[.):,])[.:,]?\s*(\S.*)", re.DOTALL)
+_LETTER_WORD_FIRST = re.compile(r"([A-Zb-z])(?: - |[ \n])(\S.*)", re.DOTALL)  # a small a before a word is an article
+_LETTER_LAST = re.compile(r"(.*\S) ?[(\[]([A-Za-z])[)\]]\.?", re.DOTALL)
+_IS_RIGHT = re.compile(
+    r" ?(?:is|\u662f)? ?(?:the )?(?:correct|right|best|\u6b63\u786e\u7684?|\u5bf9\u7684?)"
+    r"(?: (?:answer|option|choice|one)|\u7b54\u6848)?\.?$",
+    re.IGNORECASE,
+)
 _CHOICES = re.compile(r"\[([^\[\]]{1,2000})\]")
 _LETTERED = re.compile(r"(?:^|, ?)([A-Z])\. ?")
 
@@ -63,11 +69,12 @@ class Mcq(Task[McqTruth]):
         """``pred`` is the letter that the answer names."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a choice")
-        forms = [words.normal_form(words.tidy(choice)) or words.tidy(choice) for choice in truth.choices]
-        index = _named(words.without_lead(words.tidy(answer)), forms)
+        texts = [words.tidy(choice) for choice in truth.choices]
+        index = _named(words.unwrapped(words.tidy(answer)), texts)
         if index is None:
             return Verdict(error="the answer does not name exactly one choice")
-        return Verdict(float(forms[index] == forms[truth.index]), chr(ord("A") + index))
+        right = words.literal_form(texts[index]) == words.literal_form(texts[truth.index])
+        return Verdict(float(right), chr(ord("A") + index))
 
     def from_plain(self, value: Any, hints: Hints) -> Any:
         """A letter; its choices are in the line, or in the text of the question."""
@@ -75,14 +82,13 @@ class Mcq(Task[McqTruth]):
             return value
         question = hints.question if isinstance(hints.question, str) else ""
         choices = hints.choices if isinstance(hints.choices, list) else choices_in(question)
-        letter = value.strip().strip("().").upper()
-        position = ord(letter) - ord("A") if len(letter) == 1 else -1
-        if not 0 <= position < len(choices):
+        position = _named(words.tidy(value), [words.tidy(str(choice)) for choice in choices]) if choices else None
+        if position is None:
             raise ValueError(
                 f"ground truth {value!r} names none of {len(choices)} choices; give the choices as `choices` in the "
                 "line, or the questions with --rows"
             )
-        return {"letter": letter, "text": choices[position], "choices": choices}
+        return {"letter": chr(ord("A") + position), "text": choices[position], "choices": choices}
 
     def published(self, truth: McqTruth) -> str:
         return truth.letter
@@ -99,27 +105,33 @@ def choices_in(question: str) -> list[str]:
     return []
 
 
-def _named(text: str, forms: list[str]) -> int | None:
+def _named(text: str, choices: list[str]) -> int | None:
     """The index of the choice that a tidied answer names, None where it names none or contradicts itself."""
-    letter = _LETTER.fullmatch(text)
-    if letter:
-        return _index(letter.group(1) or letter.group(2), forms)
-    whole = words.normal_form(text) or text
-    if whole in forms:
-        return forms.index(whole)
-    for pattern, letter_group, text_group in (
-        (_LETTER_FIRST, 1, 2),
-        (_LETTER_WORD_FIRST, 1, 2),
-        (_LETTER_LAST, 2, 1),
-    ):
-        match = pattern.fullmatch(text)
+    strict = [words.folded_form(choice) for choice in choices]
+    form = words.weakest_form(choices)
+    bare = words.without_lead(text)
+    for said in dict.fromkeys((text, bare, _IS_RIGHT.sub("", bare))):
+        letter = _LETTER.fullmatch(said)
+        if letter:
+            return _index(letter.group(1), choices)
+        if strict.count(words.folded_form(said)) == 1:
+            return strict.index(words.folded_form(said))
+        match = _LETTER_FIRST.fullmatch(said) or _LETTER_WORD_FIRST.fullmatch(said)
         if match:
-            index = _index(match.group(letter_group), forms)
-            rest = match.group(text_group)
-            return index if index is not None and (words.normal_form(rest) or rest) == forms[index] else None
+            *letters, rest = match.groups()
+        else:
+            match = _LETTER_LAST.fullmatch(said)
+            rest, *letters = match.groups() if match else ("", None)
+        forms = list(map(form, choices))
+        if match:
+            index = _index(next(filter(None, letters)), choices)
+            if index is not None and form(words.unwrapped(rest)) == forms[index]:
+                return index
+        elif form(said) in forms:
+            return forms.index(form(said))
     return None
 
 
-def _index(letter: str, forms: list[str]) -> int | None:
-    index = ord(letter) - ord("a")
-    return index if index < len(forms) else None
+def _index(letter: str, choices: list[str]) -> int | None:
+    index = ord(letter.casefold()) - ord("a")
+    return index if index < len(choices) else None

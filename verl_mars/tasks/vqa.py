@@ -1,12 +1,13 @@
 """Task ``vqa``: a short free answer against a list of accepted answers.
 
-``acc`` is 1 or 0. An answer is right where its normal form (:func:`verl_mars.tasks.words.normal_form`: case,
-punctuation, articles and number words made alike) equals that of an accepted answer, with or without a lead-in such as
-"the answer is". Two kinds of questions allow a sentence too, because its verdict can be read without guessing:
+``acc`` is 1 or 0. An answer is right where its normal form (:func:`verl_mars.tasks.words.weak_form`: case, articles,
+number words and punctuation made alike, signs that carry meaning kept) equals that of an accepted answer, with or
+without a lead-in such as "the answer is". Two kinds of questions allow a sentence too, because its verdict can be read
+without guessing:
 
-- yes/no: the answer starts with "yes" or "no" followed by punctuation, or ends with it ("..., so yes"), and its two
-  ends do not contradict each other;
-- numbers: the answer holds exactly one number (see :mod:`verl_mars.tasks.count`).
+- yes/no: the answer starts with "yes" or "no" followed by punctuation or a line break, or ends with it ("..., so yes"),
+  and nothing in it contradicts or hedges the verdict;
+- numbers: the answer holds exactly one number and no word that changes it (:func:`verl_mars.tasks.count.only_number`).
 
 Every answer has at most one verdict, so hedging ("yes or no", "3 or 4") never pays. The authors ask whether one string
 contains the other, which gives full marks to an empty answer, to "not sure" for "no" and to "3" for "thirteen".
@@ -21,9 +22,20 @@ from pydantic import Field
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 from verl_mars.tasks.count import only_number
+from verl_mars.tasks.numbers import as_number
 
-_FIRST = re.compile(r"(yes|no)(?=$|[,.;:!])")
-_LAST = re.compile(r"(?:^|[,.;:!] |\bso |\bis |\bis: )(yes|no)[.!]?$")
+_FIRST = re.compile(r"(yes|no)(?=$|[,.;:!]|\n| \(| - )")
+_LAST = re.compile(r"(?:^|[,.;:!] |\n|\bso |\bis |\bis: )(yes|no)[.!]?$")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+_YES, _NO = frozenset({"yes", "yeah", "yep"}), frozenset({"no", "nope", "nah"})
+_NOT = frozenset(
+    "not never none nothing neither nor cannot without isn't aren't wasn't weren't don't doesn't didn't can't couldn't "
+    "won't wouldn't".split()
+)
+_HEDGES = frozenset(
+    "or but maybe perhaps possibly probably might could may unsure uncertain unclear unknown either sometimes partly "
+    "depends depending guess mean actually wait however although though unless if rather likely unlikely".split()
+)
 
 
 class VqaTruth(Truth):
@@ -47,29 +59,29 @@ class Vqa(Task[VqaTruth]):
         """``pred`` is the answer's normal form. Cost: linear in the answer."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a short answer")
-        tidied = words.tidy(answer)
-        form = words.normal_form(tidied)
-        if not form:
-            accepted = {words.tidy(text) for text in truth.answers if not words.normal_form(words.tidy(text))}
-            right = tidied in accepted and bool(tidied)
-            return Verdict(float(right), tidied, "" if tidied else "the answer is blank")
-        forms = {words.normal_form(words.tidy(text)) for text in truth.answers}
-        bare = words.normal_form(words.without_lead(tidied))
-        if form in forms:
-            return Verdict(1.0, form)
-        if bare in forms and bare:
-            return Verdict(1.0, bare)
-        if forms <= {"yes", "no"}:
-            verdict = yes_or_no(tidied)
-            return Verdict(float(verdict in forms), verdict or form)
-        if all(words.as_number(accepted) is not None for accepted in forms):
-            number = only_number(tidied)
-            right = number is not None and number in {words.as_number(accepted) for accepted in forms}
-            return Verdict(float(right), form if number is None else f"{number:g}")
-        return Verdict(0.0, bare or form)
+        tidied = words.unwrapped(words.tidy(answer))
+        if not tidied:
+            return Verdict(error="the answer is blank")
+        bare = words.without_lead(tidied) or tidied
+        forms = {form(words.tidy(text)): form for text in truth.answers for form in (words.plain_form, words.weak_form)}
+        for text in (tidied, bare):
+            for form in (words.weak_form, words.plain_form):
+                said = form(text)
+                if said in forms:
+                    return Verdict(1.0, said)
+        if forms.keys() <= {"yes", "no"}:
+            verdict = yes_or_no(bare)
+            return Verdict(float(verdict in forms), verdict or words.weak_form(bare))
+        numbers = {as_number(accepted) for accepted in forms}
+        number = None if None in numbers else only_number(bare)
+        if number is not None:
+            return Verdict(float(number in numbers), f"{number:g}")
+        return Verdict(0.0, words.weak_form(bare))
 
     def from_plain(self, value: Any, hints: Hints) -> Any:
-        """A text such as "three or 3", or a list of answers."""
+        """A text such as "three or 3", a number, or a list of answers."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = f"{value:g}"
         return {"answers": words.alternatives(value) if isinstance(value, str) else value}
 
     def published(self, truth: VqaTruth) -> str:
@@ -77,7 +89,16 @@ class Vqa(Task[VqaTruth]):
 
 
 def yes_or_no(tidied: str) -> str | None:
-    """The verdict of an answer to a yes/no question: "yes", "no" or None."""
-    first, last = _FIRST.match(tidied), _LAST.search(tidied)
+    """The verdict of an answer to a yes/no question: "yes", "no" or None.
+
+    None also for an answer that hedges, names the other verdict too, or says yes and denies something.
+    """
+    text = tidied.casefold()
+    first, last = _FIRST.match(text), _LAST.search(text)
     verdicts = {match.group(1) for match in (first, last) if match is not None}
-    return verdicts.pop() if len(verdicts) == 1 else None
+    said = set(_WORD.findall(text))
+    if len(verdicts) != 1 or said & _HEDGES:
+        return None
+    verdict = verdicts.pop()
+    against = _NO | _NOT if verdict == "yes" else _YES
+    return None if said & against else verdict

@@ -1,14 +1,22 @@
-"""The trainer of all ``mars_*`` modes: hands a batch to the run's method, and passes its metrics on."""
+"""The trainer of all ``mars_*`` modes: reads what the method needs of a batch, hands it over, passes its metrics on.
+
+:class:`RowReader` is the one place in which the trainer reads trajectories.
+"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainer
+from verl.utils import tensordict_utils
 
-from verl_mars import _compat
+from verl_mars import _compat, store
+from verl_mars.methods.base import Method, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import Handover, hand_over
+from verl_mars.methods.reshaping import blind_view
 from verl_mars.methods.table import method_of
 from verl_mars.preflight.configuration import MANAGER_CLASS, raise_on_faults, refuse
 from verl_mars.preflight.data import length_faults
@@ -18,9 +26,27 @@ from verl_mars.rollout.replay_buffer import (
     OrderedReplayBufferAsync,
     set_poll_interval,
 )
+from verl_mars.rows import ANCHOR_FIELDS, AnchorRows, as_list, as_rows, last_outputs, padded, real_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.divergence_worker import WORKERS
-from verl_mars.trainer.row_values import RowReader
+from verl_mars.trainer.rescore import ViewLogProbs, compare_views, rescore
+from verl_mars.trainer.reward_details import details_of
+from verl_mars.views import Trajectory
+
+VIEW_LOG_PROBS = "view_log_probs"
+VIEW_DIVERGENCE = "view_divergence"
+VIEW_REVERSE_DIVERGENCE = "view_reverse_divergence"
+"""Fields that a rescored row gets: the log-probs of its response under the other view and, with ``divergence=exact``,
+KL(own || other) and KL(other || own)."""
+
+_VALUE_OF = {
+    VIEW_LOG_PROBS: "view_log_probs",
+    VIEW_DIVERGENCE: "divergence",
+    VIEW_REVERSE_DIVERGENCE: "reverse_divergence",
+}
+"""Their names in :class:`RowValues`."""
+
+_TRAJECTORY = ("prompts", "responses", "response_mask", "position_ids")
 
 
 class ViewTrainer(PPOTrainer):
@@ -84,3 +110,93 @@ class ViewTrainer(PPOTrainer):
         if "timing_s/score_view" in metrics and timing_raw.get("step"):
             metrics["perf/score_view_share"] = metrics["timing_s/score_view"] / timing_raw["step"]
         return result
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Makes the :class:`RowValues` of a method from the rows of a batch."""
+
+    config: Any
+    method: Method
+    processor: Any
+    workers: Any
+    """verl's actor workers."""
+
+    def read(self, batch: Batch, step: int) -> RowValues:
+        """Everything that the method asks for. Rescored rows keep their results as fields (``view_*``)."""
+        values: dict[str, Any] = {
+            "real": real_rows(batch.tags),
+            "last_output": last_outputs(batch.keys),
+            "tags": batch.tags,
+            "anchors": self._anchors(batch),
+            "reward_details": self._reward_details(batch),
+        }
+        if self.method.fields:
+            data = store.read(batch, self.method.fields)
+            values["fields"] = {name: as_list(data[name]) for name in self.method.fields}
+        if self.method.needs_entropy:
+            values["entropy"] = padded(as_rows(store.read(batch, ["entropy"])["entropy"]))
+        if self.method.rescores:
+            values |= self._rescored(batch, step, values["real"])
+        return RowValues(**values)
+
+    def _anchors(self, batch: Batch) -> AnchorRows | None:
+        anchoring = self.method.anchoring
+        if anchoring is None:
+            return None
+        names = anchoring.anchor_values
+        data = store.read(batch, [*ANCHOR_FIELDS, *(f"anchor_{name}" for name in names)])
+        return AnchorRows.from_columns(data, names)
+
+    def _reward_details(self, batch: Batch) -> dict[str, torch.Tensor]:
+        names = self.method.reward_details
+        details = details_of(batch) if names else []
+        columns = {name: [detail.get(name) for detail in details] for name in names}
+        return {
+            name: torch.tensor([float("nan") if value is None else float(value) for value in column])
+            for name, column in columns.items()
+        }
+
+    def _rescored(self, batch: Batch, step: int, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rescore the batch under the method's views, and store the results with its rows."""
+        method = self.method
+        data = store.read(batch, list(dict.fromkeys((*_TRAJECTORY, "old_log_probs", *method.view_fields))))
+        rows = RowsToView(
+            keys=batch.keys,
+            real=real,
+            trajectories=trajectories_of(data),
+            fields={name: as_list(data[name]) for name in method.view_fields},
+        )
+        seed = self.config.actor_rollout_ref.rollout.get("seed", 0) or 0
+        views = method.views(rows, ViewContext(self.config, self.processor, step, seed))
+        old = as_rows(data["old_log_probs"])
+        rescored = self._rescore(batch, rows.trajectories, views, old)
+
+        columns: dict[str, list[Any]] = {VIEW_LOG_PROBS: rescored.log_probs}
+        if rescored.divergence is not None and rescored.reverse_divergence is not None:
+            columns[VIEW_DIVERGENCE] = rescored.divergence
+            columns[VIEW_REVERSE_DIVERGENCE] = rescored.reverse_divergence
+        values = {_VALUE_OF[name]: padded(column) for name, column in columns.items()}
+        if method.view_pixels:
+            columns[method.view_pixels] = [{} for _ in views]  # pixels that nobody needs any more
+        store.write(batch, columns)
+        return values | {"log_probs": padded(old)}
+
+    def _rescore(
+        self, batch: Batch, trajectories: Sequence[Trajectory], views: Sequence[Any], old: list[torch.Tensor]
+    ) -> ViewLogProbs:
+        config = self.config.actor_rollout_ref
+        multiple = _compat.data_parallel_size(self.workers)
+        if not config.actor.use_dynamic_bsz:
+            multiple *= config.rollout.log_prob_micro_batch_size_per_gpu
+        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple)
+        if self.method.exact:
+            return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
+        return rescore(batch.keys, *common)
+
+
+def trajectories_of(data: Any) -> list[Trajectory]:
+    """The trajectories of rows read from the store, without their visual inputs."""
+    tensordict_utils.maybe_fix_3d_position_ids(data)
+    prompts, responses, masks, positions = (as_rows(data[name]) for name in _TRAJECTORY)
+    return [Trajectory(*row, visual_inputs={}) for row in zip(prompts, responses, masks, positions, strict=True)]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from verl_mars.vision.families import FAMILIES
+from verl_mars.vision.families import FAMILIES, FRAMES
 from verl_mars.vision.resize import ImageLimits, limits_of
 
 
@@ -24,7 +24,7 @@ def read_family(path: str) -> str:
     if name not in FAMILIES:
         raise ValueError(
             f"the frame in which a model of type {name!r} gives boxes is unknown ({path}). {_ADVICE}; "
-            f"allowed: pixel, {', '.join(FAMILIES)}"
+            f"allowed: {', '.join([*FRAMES, *FAMILIES])}"
         )
     return name
 

@@ -13,9 +13,9 @@ import pytest
 from stock_verl import faults, write
 
 from verl_mars import _compat
-from verl_mars.data.faults import SampleError
-from verl_mars.data.rules import RESERVED_COLUMNS
+from verl_mars.data.row_checks import RESERVED_COLUMNS
 from verl_mars.data.schema import ARROW_SCHEMA, write_rows
+from verl_mars.errors import SampleError
 
 # Columns with taken names
 

@@ -21,11 +21,11 @@ from PIL import Image
 from stock_verl import faults, images_of, with_type, write
 
 from verl_mars.data.check import check_files
-from verl_mars.data.cli import find_converter
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import DataError
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema, write_rows
 from verl_mars.data.settings import settings_from
+from verl_mars.data_prep import find_converter
+from verl_mars.errors import DataError
 
 # Late: rows that verl reads and fails on at rollout
 

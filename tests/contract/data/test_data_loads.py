@@ -12,14 +12,14 @@ from stock_verl import faults, images_of, tokens_of, write
 
 from verl_mars import _compat
 from verl_mars.data.check import check_files
-from verl_mars.data.cli import find_converter
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.length import PromptLength, load_tokenizer
 from verl_mars.data.processor import load_processor
+from verl_mars.data.prompt_length import PromptLength, load_tokenizer
 from verl_mars.data.schema import arrow_schema, write_rows
 from verl_mars.data.settings import settings_from
 from verl_mars.data.validate import validate
+from verl_mars.data_prep import find_converter
+from verl_mars.errors import DataError, SampleError
 from verl_mars.vision.families import IMAGE_LIMITS
 from verl_mars.vision.resize import _resized, limits_of, seen_size, visual_tokens
 
@@ -41,7 +41,7 @@ def test_every_converted_set_passes_and_loads(name, both, tmp_path, stock):
         row = dataset[len(dataset) - 1]
         assert isinstance(row["sources"], list) and isinstance(row["sources"][0], dict)
         assert row["index"] == row["extra_info"]["index"]
-        assert result.manifest["max_prompt_tokens"] >= tokens_of(dataset, row, own)
+        assert result.summary["max_prompt_tokens"] >= tokens_of(dataset, row, own)
 
 
 def test_the_printed_recipe_is_one_that_verl_takes(tmp_path):
@@ -52,12 +52,12 @@ def test_the_printed_recipe_is_one_that_verl_takes(tmp_path):
     settings = settings_from({"root": root, "out": out, "model": "qwen3_vl"})
     result = convert(find_converter("llvip"), settings)
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", overrides=shlex.split(" ".join(result.manifest["recipe"])))
+        config = compose("ppo_trainer", overrides=shlex.split(" ".join(result.summary["recipe"])))
     assert (
         list(config.data.train_files) == result.files["train"] and list(config.data.val_files) == result.files["test"]
     )
     assert config.actor_rollout_ref.rollout.limit_images == 2 and config.data.image_patch_size == 16
-    assert result.manifest["max_prompt_tokens"] <= config.data.max_prompt_length
+    assert result.summary["max_prompt_tokens"] <= config.data.max_prompt_length
 
 
 def test_a_file_that_datasets_cannot_load_is_a_fault(tmp_path, stock):
@@ -175,9 +175,9 @@ def test_the_text_of_a_checkpoints_tokenizer_is_counted_exactly(processor, tmp_p
             }
         ),
     )
-    assert result.manifest["prompt_tokens_are"] == "exact"
+    assert result.summary["prompt_tokens_are"] == "exact"
     files = [file for part in result.files.values() for file in part]
-    assert validate(files, processor=str(tmp_path / "checkpoint")).max_tokens == result.manifest["max_prompt_tokens"]
+    assert validate(files, processor=str(tmp_path / "checkpoint")).max_tokens == result.summary["max_prompt_tokens"]
 
 
 def test_a_computed_length_that_is_wrong_would_be_told(tmp_path, make_row, monkeypatch):

@@ -15,13 +15,13 @@ from PIL import Image
 from stock_verl import faults, images_of, tokens_of, with_type, write
 
 from verl_mars.data.check import check_files
-from verl_mars.data.cli import find_converter
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import DataError
-from verl_mars.data.length import PromptLength
 from verl_mars.data.processor import standin_processor
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema
 from verl_mars.data.settings import settings_from
+from verl_mars.data_prep import find_converter
+from verl_mars.errors import DataError
 from verl_mars.vision.families import IMAGE_LIMITS
 
 # Silence: images that the model does not see
@@ -186,7 +186,7 @@ def test_verls_patch_size_is_not_qwen3s(tmp_path, make_row, stock):
     result = convert(
         find_converter("llvip"), settings_from({"root": root, "out": tmp_path / "out", "model": "qwen3_vl"})
     )
-    assert "data.image_patch_size=16" in result.manifest["recipe"]
+    assert "data.image_patch_size=16" in result.summary["recipe"]
 
 
 def test_a_remote_file_that_was_written_again_stays_the_old_one(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ def raw(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """A function that converts: ``run("llvip", root, out, images="embed")`` returns the result."""
-    from verl_mars.data.cli import find_converter
+    from verl_mars.data_prep import find_converter
 
     def convert_set(name, root, out=None, advance=None, **values):
         converter = find_converter(name)

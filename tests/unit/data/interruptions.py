@@ -2,25 +2,23 @@
 
 import os
 import signal
-import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from verl_mars.data import workers as workers_module
+from verl_mars.data import workers
 from verl_mars.data.settings import settings_from
 
 OPTIONS = {"shard_rows": 9, "val_fraction": 0.3, "max_reject": 0.1}
 
 
 def start_workers_at_once(set_attribute):
-    """Make the first row alone and all others in workers, by a function like ``setattr``."""
-    set_attribute(workers_module, "SECONDS_ALONE", 0.0)
-    set_attribute(workers_module, "_any_done", lambda futures: futures[0].result() > 0)
+    """Make one row alone and all others in workers, four at a time, by a function like ``setattr``."""
+    set_attribute(workers, "SERIAL", 1)
+    set_attribute(workers, "CHUNK", 4)
 
 
 def arguments(root, out, **values):
-    from verl_mars.data.cli import find_converter
+    from verl_mars.data_prep import find_converter
 
     return find_converter("manifest"), settings_from({"root": root, "out": out, **OPTIONS, **values})
 
@@ -38,7 +36,7 @@ def in_child(work):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_at(call, calls=("replace", "fsync", "unlink", "rmdir")):
+def killed_at(call, calls=("replace", "fsync", "unlink")):
     """Patch ``os`` so that the process kills itself right before its n-th such call."""
     count = 0
 
@@ -54,26 +52,6 @@ def killed_at(call, calls=("replace", "fsync", "unlink", "rmdir")):
 
     for name in calls:
         setattr(os, name, wrap(getattr(os, name)))
-
-
-def marked(mark):
-    """Processes that were started with this mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"VERL_MARS_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                found.append(folder.name)
-        except OSError:
-            continue
-    return found
-
-
-def assert_ends(mark):
-    """All processes with this mark end by themselves, soon."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and marked(mark):
-        time.sleep(0.1)
-    assert not marked(mark)
 
 
 def table_of(result, split):

@@ -13,8 +13,9 @@ from PIL import Image
 
 from verl_mars.data import check as module
 from verl_mars.data.check import check_files
-from verl_mars.data.faults import CURES, DataError, SampleError
+from verl_mars.data.cures import CURES
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema, write_rows
+from verl_mars.errors import DataError, SampleError
 
 
 def write(path, rows, schema=ARROW_SCHEMA):
@@ -333,7 +334,7 @@ def test_a_row_of_any_form_raises_nothing(tmp_path):
     from hypothesis import given, settings
     from hypothesis import strategies as st
 
-    from verl_mars.data.rules import RowRules
+    from verl_mars.data.row_checks import RowRules
 
     leaf = st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=5) | st.floats() | st.binary(max_size=3)
     anything = st.recursive(

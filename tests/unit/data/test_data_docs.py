@@ -9,9 +9,9 @@ import pytest
 import raw_sets
 
 from verl_mars.data.check import check_files
-from verl_mars.data.cli import converter_names
-from verl_mars.data.faults import CURES
+from verl_mars.data.cures import CURES
 from verl_mars.data.schema import EXTRA_INFO_FIELDS, validated
+from verl_mars.data_prep import converter_names
 from verl_mars.tasks import TASKS
 from verl_mars.vision.resize import ImageLimits, visual_tokens
 
@@ -59,7 +59,7 @@ def test_the_python_example_runs(tmp_path, make_row, monkeypatch):
 def test_the_prompt_lengths_are_right(tmp_path, run):
     result = run("llvip", raw_sets.make("llvip", tmp_path / "raw", size=(1280, 1024)))
     printed = re.findall(r"^    (\S.*) \\$", PAGE, re.M)
-    assert [line.replace("/data/llvip", str(result.out)) for line in printed] == result.manifest["recipe"]
+    assert [line.replace("/data/llvip", str(result.out)) for line in printed] == result.summary["recipe"]
     one = visual_tokens((1600, 900), ImageLimits())
     small = visual_tokens((1600, 900), ImageLimits(), None, 500_000)
     said = (

@@ -10,8 +10,8 @@ import raw_sets
 from PIL import Image
 
 from verl_mars.data import images as module
-from verl_mars.data.faults import SampleError
 from verl_mars.data.images import encoded_bytes, read_header, training_problem
+from verl_mars.errors import SampleError
 
 
 def save(path, image, **options):

@@ -49,7 +49,7 @@ def test_llvip_pairs_in_llvips_own_layout(tmp_path, run, page_folder):
         assert json.loads(row["reward_model"]["ground_truth"])["boxes"] == boxes[row["extra_info"]["sample_id"]]
         assert row["extra_info"]["image_sizes"] == [[1280, 1024]] * 2
     text = 2 * 1704  # two images of 1702 tokens and two more each
-    assert text < result.manifest["splits"]["test"]["max_fused_tokens"] < text + 800
+    assert text < result.summary["splits"]["test"]["max_fused_tokens"] < text + 800
     assert write_rows_page(files, page_folder("llvip") / "rows.html", rows=6)
 
 
@@ -57,7 +57,7 @@ def test_the_llvip_pairs_of_the_evaluation_file(run, page_folder, tmp_path):
     options = {"folder": "mars_eval", "files": "llvip", "rename": "LLVIP:llvip"}
     with pytest.raises(TooManyRejects) as caught:
         run("mars_eval", REAL, options=options)
-    assert caught.value.result.manifest["rejects"]["by_reason"] == {"missing_image": 3457}
+    assert caught.value.result.summary["rejects"]["by_reason"] == {"missing_image": 3457}
     result = run("mars_eval", REAL, options=options, max_reject=1.0)
     assert result.rows == 6 and check_files(result.files["test"]).ok
     assert write_rows_page(result.files["test"], page_folder("mars_eval") / "rows.html", rows=6)
@@ -96,7 +96,7 @@ def test_all_four_evaluation_files_with_pictures_of_their_sizes(tmp_path, run):
     views = [truth["answers"] for key, truth in truths.items() if key.startswith("nuscenes")]
     assert sum(len(answers) > 1 for answers in views) >= 30 and ["uasc", "u a s c"] in views
     assert not any(" or " in answer for answers in views for answer in answers)
-    assert any("right in none of 73" in text for text in result.manifest["findings"])
+    assert any("right in none of 73" in text for text in result.summary["findings"])
     fused = {r["prompt"][0]["content"].replace("<image>", "") for r in rows if r["data_source"] == "mars_llvip"}
     assert len(fused) == 1 and "“bbox_2d”" in fused.pop()
 

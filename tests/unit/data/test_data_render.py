@@ -6,10 +6,10 @@ import raw_sets
 from PIL import Image
 
 from verl_mars.data.depth import decode_spatialbot, encode, millimetres, stretch
-from verl_mars.data.faults import SampleError
 from verl_mars.data.images import read_header, training_problem
 from verl_mars.data.render import Renderer
 from verl_mars.data.sample import ImageRef
+from verl_mars.errors import SampleError
 
 
 @pytest.fixture

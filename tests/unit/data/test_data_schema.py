@@ -5,14 +5,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_mars.data import schema
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.rules import KNOWN_COLUMNS, RESERVED_COLUMNS
-from verl_mars.data.schema import ARROW_SCHEMA, ROW_GROUP_BYTES, Row, arrow_schema, validated, write_rows
+from verl_mars.data.row_checks import KNOWN_COLUMNS, RESERVED_COLUMNS
+from verl_mars.data.schema import ARROW_SCHEMA, ROW_GROUP_BYTES, RowModel, arrow_schema, validated, write_rows
+from verl_mars.errors import DataError, SampleError
 
 
 def test_rows_are_written_and_read_back(tmp_path, make_row):
     path = tmp_path / "a.parquet"
-    rows = [make_row(0), Row.model_validate(make_row(1)), make_row(2)]
+    rows = [make_row(0), RowModel.model_validate(make_row(1)), make_row(2)]
     assert write_rows(path, iter(rows), row_group_rows=2) == 3
     table = pq.read_table(path)
     assert table.schema.equals(ARROW_SCHEMA)

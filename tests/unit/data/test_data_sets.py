@@ -9,9 +9,8 @@ from PIL import Image
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
-from verl_mars.data.faults import DataError
 from verl_mars.data.schema import ARROW_SCHEMA
-from verl_mars.errors import UserError
+from verl_mars.errors import DataError, UserError
 
 
 def rows_of(result, split=None):
@@ -36,7 +35,7 @@ def rejects(result):
 def test_every_set_passes_the_checks(name, images, raw, run):
     result = run(name, raw(name), images=images)
     files = [file for part in result.files.values() for file in part]
-    report = check_files(files, max_images=result.manifest["max_images_per_row"])
+    report = check_files(files, max_images=result.summary["max_images_per_row"])
     assert report.ok, report.text()
     assert report.rows == result.rows > 0 and result.rejects == 0
     if images == "path":
@@ -44,8 +43,8 @@ def test_every_set_passes_the_checks(name, images, raw, run):
     indices = [row["extra_info"]["index"] for row in rows_of(result)]
     assert len(set(indices)) == len(indices)
     assert all(source["prompt"] for row in rows_of(result) for source in row["sources"])
-    manifest = json.loads((result.out / "manifest.json").read_text())
-    assert manifest["licence"] and manifest["source"] and manifest["config_hash"] and manifest["complete"]
+    manifest = json.loads((result.out / "summary.json").read_text())
+    assert manifest["licence"] and manifest["source"] and manifest["complete"]
     assert sum(part["rows"] for part in manifest["splits"].values()) == result.rows
 
 
@@ -78,8 +77,8 @@ def test_llvip(raw, run):
             {"image": str(root / kind / ("train" if stem < "19" else "test") / f"{stem}.jpg")}
             for kind in ("visible", "infrared")
         ]
-    assert result.manifest["counts"] == {"frames without a person": 1}
-    assert any("infrared image alone" in text for text in result.manifest["findings"])
+    assert result.summary["counts"] == {"frames without a person": 1}
+    assert any("infrared image alone" in text for text in result.summary["findings"])
 
 
 def test_llvip_rejects_what_is_wrong_and_goes_on(raw, run):
@@ -104,8 +103,8 @@ def test_llvip_rejects_what_is_wrong_and_goes_on(raw, run):
         "190009": "unpaired",
     }
     assert all(reject["origin"] and reject["message"] for reject in rejects(result))
-    assert result.manifest["rejects"]["by_reason"]["unpaired"] == 2
-    assert result.manifest["complete"] is False
+    assert result.summary["rejects"]["by_reason"]["unpaired"] == 2
+    assert result.summary["complete"] is False
 
 
 def test_llvip_reports_a_scene_in_both_splits(raw, run):
@@ -113,7 +112,7 @@ def test_llvip_reports_a_scene_in_both_splits(raw, run):
     for kind in ("visible", "infrared"):
         raw_sets.picture(root / kind / "test" / "010009.jpg")
     raw_sets.voc(root / "Annotations" / "010009.xml", [], (64, 48))
-    assert any("scenes or groups" in text for text in run("llvip", root).manifest["findings"])
+    assert any("scenes or groups" in text for text in run("llvip", root).summary["findings"])
 
 
 def test_m3fd(raw, run, tmp_path):
@@ -131,9 +130,9 @@ def test_m3fd(raw, run, tmp_path):
     assert {split for splits in homes.values() for split in splits} == {"train", "val"}
 
     official = run("m3fd", root, tmp_path / "meta", options={"split": "meta"})
-    assert {name: part["rows"] for name, part in official.manifest["splits"].items()} == {"train": 4, "val": 3}
-    assert official.manifest["counts"] == {"pairs in no list of meta/": 1}
-    assert any("split by frame" in text for text in official.manifest["findings"])
+    assert {name: part["rows"] for name, part in official.summary["splits"].items()} == {"train": 4, "val": 3}
+    assert official.summary["counts"] == {"pairs in no list of meta/": 1}
+    assert any("split by frame" in text for text in official.summary["findings"])
 
     raw_sets.voc(root / "Annotation" / "00000.xml", [(1, 1, 5, 5)], (64, 48), name="Horse")
     with pytest.raises(TooManyRejects, match="People, Car"):
@@ -156,14 +155,14 @@ def test_m4_instruct(raw, run, tmp_path):
         "one of six cameras" in views["sources"][0]["prompt"] and "two books" not in covers["prompt"][0]["content"][:60]
     )
     assert "A. Travel\nB. not the same" in covers["prompt"][0]["content"]
-    assert result.manifest["counts"] == {"records of other data sets": 1}
+    assert result.summary["counts"] == {"records of other data sets": 1}
     assert {"train", "val"} == set(result.files)
 
 
 def test_m4_reports_that_not_the_same_is_never_right(raw, run):
     root = raw("m4_instruct", rows=44)
     result = run("m4_instruct", root)
-    assert any("right in none" in text for text in result.manifest["findings"])
+    assert any("right in none" in text for text in result.summary["findings"])
 
 
 def test_m4_keeps_rows_that_share_an_image_together(run, tmp_path):
@@ -178,7 +177,7 @@ def test_m4_keeps_rows_that_share_an_image_together(run, tmp_path):
             for image in row["images"]:
                 homes.setdefault(image["image"], set()).add(split)
     assert all(len(splits) == 1 for splits in homes.values())
-    assert not any("images used in" in text for text in result.manifest["findings"])
+    assert not any("images used in" in text for text in result.summary["findings"])
 
 
 def test_m4_holds_out_the_published_evaluation(raw, run, tmp_path):
@@ -192,7 +191,7 @@ def test_m4_holds_out_the_published_evaluation(raw, run, tmp_path):
         *(f"nuscenes-{n}" for n in (0, 2, 4)),
         *(f"ocr_vqa-{n}" for n in (1, 3, 5)),
     }
-    assert not any("holdout" in text for text in result.manifest["findings"])
+    assert not any("holdout" in text for text in result.summary["findings"])
 
 
 def test_m4_rejects_wrong_records(raw, run):
@@ -235,7 +234,7 @@ def test_mars_eval(raw, run):
     assert truth(rows["nuscenes-2"]) == {"answers": ["two", "2"]}
     assert truth(rows["ocr_vqa-1"])["letter"] == "C"
     assert json.loads(rows["ocr_vqa-1"]["extra_info"]["notes"]) == {"sample_id": "1"}
-    assert any("right in none of 3" in text for text in result.manifest["findings"])
+    assert any("right in none of 3" in text for text in result.summary["findings"])
 
 
 def test_mars_eval_takes_other_folders(raw, run, tmp_path):
@@ -265,7 +264,7 @@ def test_spatialbench(raw, run, tmp_path):
         "size": [64, 48],
     }
     assert rows["reach-reach_0"]["extra_info"]["group"] == rows["reach-reach_1"]["extra_info"]["group"]
-    assert set(result.files) == {"test"} and result.manifest["splits"]["test"]["changed"] == {"turbo": 9}
+    assert set(result.files) == {"test"} and result.summary["splits"]["test"]["changed"] == {"turbo": 9}
     split = run("spatialbench", root, tmp_path / "auto", val_fraction=0.5, options={"split": "auto"})
     homes = {}
     for name in split.files:
@@ -283,21 +282,21 @@ def test_spatialqa_conversations(run, tmp_path):
     rows = by_id(result)
     assert set(rows) == {"spatialqa-q0", "spatialqa-q1", "spatialqa-q3"}
     assert rows["spatialqa-q0"]["extra_info"]["question"] == "Is the cup near?"
-    assert result.manifest["counts"] == {"answers of more than 5 words, left out": 1}
+    assert result.summary["counts"] == {"answers of more than 5 words, left out": 1}
 
 
 def test_sunrgbd(raw, run, tmp_path):
     root = raw("sunrgbd")
     result = run("sunrgbd", root)
     rows = by_id(result)
-    assert {name: part["rows"] for name, part in result.manifest["splits"].items()} == {"test": 1, "train": 2}
+    assert {name: part["rows"] for name, part in result.summary["splits"].items()} == {"test": 1, "train": 2}
     bed = rows["kv1/NYUdata/NYU0001"]
     assert truth(bed)["boxes"] == [[5.5, 6, 35.5, 31]] and truth(bed)["labels"] == ["bed"]
     stand = rows["xtion/sun3ddata/home/ha_1/0001"]
     assert truth(stand)["boxes"] == [[50, 30, 64, 48]] and truth(stand)["labels"] == ["night stand"]
     assert stand["extra_info"]["split"] == "test"
-    assert result.manifest["splits"]["test"]["changed"] == {"boxes cut at the edge": 1, "turbo": 1}
-    assert result.manifest["counts"] == {"frames that show none of the classes": 1}
+    assert result.summary["splits"]["test"]["changed"] == {"boxes cut at the edge": 1, "turbo": 1}
+    assert result.summary["counts"] == {"frames that show none of the classes": 1}
     note = json.loads(bed["extra_info"]["notes"])["rendered"]["1"]
     assert 450 < note["near"] < 700 and 4000 < note["far"] < 5100  # so the rotation was undone
     assert Image.open(bed["images"][1]["image"]).mode == "RGB"

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_mars.data.answers import choice_truth, list_choices, split_aliases, split_choices
-from verl_mars.data.faults import DataError, SampleError
-from verl_mars.data.groups import SharedGroups
-from verl_mars.data.length import PromptLength
+from verl_mars.data.disjoint_sets import SharedGroups
 from verl_mars.data.paths import Root
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.prompts import fused_prompt, mono_prompt
 from verl_mars.data.sample import ImageRef, Sample, SourceSample
 from verl_mars.data.voc import read_voc
-from verl_mars.errors import UsageError
+from verl_mars.errors import DataError, SampleError, UsageError
 from verl_mars.tasks.vqa import VqaTruth
 from verl_mars.vision.resize import ImageLimits
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import convert
-from verl_mars.data.faults import CURES
+from verl_mars.data.cures import CURES
 from verl_mars.data.sample import Boxes, Converter, ImageRef, Sample, SourceSample
 from verl_mars.data.settings import settings_from
 from verl_mars.data_prep.manifest import CONVERTER as MANIFEST
@@ -85,13 +85,13 @@ def boxes(*box, size=None, labels=("car",), **others):
 def test_a_sample_that_cannot_be_a_row_is_a_reject(convert_samples, change, code):
     wrong = replace(GOOD, **{"sample_id": "wrong", **change})
     result = convert_samples(replace(GOOD, sample_id="before"), wrong, replace(GOOD, sample_id="after"))
-    assert result.manifest["rejects"]["by_reason"] == {code: 1}
+    assert result.summary["rejects"]["by_reason"] == {code: 1}
     rows = pq.read_table(result.files["train"][0]).to_pylist()
     assert [row["extra_info"]["sample_id"] for row in rows] == ["before", "after"]
     (reject,) = (json.loads(line) for line in (result.out / "rejects.jsonl").read_text().splitlines())
     assert reject["sample_id"] == wrong.sample_id and reject["origin"] == "line 1"
     again = convert_samples(replace(GOOD, sample_id="before"), wrong, replace(GOOD, sample_id="after"))
-    assert again.manifest == result.manifest
+    assert again.summary == result.summary
 
 
 def test_a_file_whose_name_is_no_text_is_a_reject(raw, run):
@@ -101,7 +101,7 @@ def test_a_file_whose_name_is_no_text_is_a_reject(raw, run):
         os.link(os.path.join(path, b"010001.jpg"), os.path.join(path, b"01000\xff.jpg"))
     os.link(root / "Annotations" / "010001.xml", os.path.join(os.fsencode(root), b"Annotations/01000\xff.xml"))
     result = run("llvip", root, max_reject=0.5)
-    assert result.manifest["rejects"]["by_reason"] == {"record": 1}
+    assert result.summary["rejects"]["by_reason"] == {"record": 1}
     assert "010001" in str(pq.read_table(result.files["train"][0]).to_pylist())
 
 
@@ -137,4 +137,4 @@ def test_a_manifest_of_any_lines_gives_right_rows_and_rejects(tmp_path_factory, 
     report = check_files(files)
     assert report.ok, report.text()
     assert report.rows == result.rows >= 2
-    assert set(result.manifest["rejects"]["by_reason"]) <= set(CURES)
+    assert set(result.summary["rejects"]["by_reason"]) <= set(CURES)

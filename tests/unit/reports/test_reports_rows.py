@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from verl_mars.cli import app
-from verl_mars.data.faults import DataError, SampleError
 from verl_mars.data.schema import ARROW_SCHEMA, write_rows
+from verl_mars.errors import DataError, SampleError
 from verl_mars.reports.page import environment, picture, render, write_page
 from verl_mars.reports.rows import pick_rows, write_rows_page
 

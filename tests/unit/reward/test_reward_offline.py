@@ -359,7 +359,11 @@ def test_the_command_takes_frame_and_settings(tmp_path, command):
         (["--task", "grounding", "--set", "weight"], 2, "--set 'weight': KEY=VALUE is needed"),
         (["--task", "grounding", "--set", "weight=1"], 1, "--set.weight: unknown key"),
         (["--task", "grounding", "--size", "20x20"], 1, "index 1.*leaves the image of 20 x 20 pixels"),
-        (["--task", "grounding"], 1, "line 1: boxes without the size of their image; .* or --size"),
+        (
+            ["--task", "grounding", "--coordinates", "qwen3_vl"],
+            1,
+            "the frame of the boxes needs the size of their image",
+        ),
         (["--task", "detect"], 1, "'detect' is no task; allowed: grounding"),
         ([], 1, "line 1: no task in the line"),
         (["--task", "grounding", "--coordinates", "qwen4"], 1, "--set.coordinates = 'qwen4': .* no frame of boxes"),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from verl_mars.data.rules import RowRules
+from verl_mars.data.row_checks import RowRules
 from verl_mars.errors import RowError
 from verl_mars.reward import compute_score
 from verl_mars.reward.settings import RewardSettings

@@ -88,7 +88,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch):
         ("\\[ x \\]", "x"),
         ("$x$.", "x"),
         ("\\boxed{x}", "x"),
-        ("so \\boxed{1} and \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("so \\boxed{1} and \\boxed{2}", "so \\boxed{1} and \\boxed{2}"),
         ("\\boxed{\\{1\\}}", "\\{1\\}"),
         ("\\boxed{\\boxed{2}}", "2"),
         ("\\boxed{x", "\\boxed{x"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import verl_mars
-from verl_mars.data.rules import RowRules
+from verl_mars.data.row_checks import RowRules
 from verl_mars.reward.score import KEYS
 from verl_mars.tasks import TASKS
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from verl_mars.data.check import check_files
-from verl_mars.data.schema import Row
+from verl_mars.data.schema import RowModel
 from verl_mars.toy import world
 from verl_mars.toy.rows import write_split
 from verl_mars.views import sources_of_row
@@ -20,7 +20,7 @@ def test_rows_keep_to_the_schema_and_the_checks_of_every_other_data_set(toy_fold
     report = check_files([str(toy_folder / "heldout.parquet")], max_images=2)
     assert (report.rows, report.faults, report.single_source_rows, report.images_per_row_max) == (12, [], 0, 2)
     for row in pq.read_table(toy_folder / "heldout.parquet").to_pylist():
-        Row.model_validate(row)
+        RowModel.model_validate(row)
 
 
 def test_a_row_says_what_the_scene_is(toy_folder: Path, scenes: world.Scenes) -> None:

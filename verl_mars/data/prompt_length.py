@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_mars import _compat
-from verl_mars.data.faults import DataError
-from verl_mars.data.rules import IMAGE_TAG
+from verl_mars.data.row_checks import IMAGE_TAG
+from verl_mars.errors import DataError
 from verl_mars.vision.resize import ImageLimits, Size, visual_tokens
 
 _KNOWN_TEXTS = 4096

@@ -1,8 +1,4 @@
-"""What can be wrong with data, each kind with a code and its cure; ``docs/data-format.md`` lists them all."""
-
-from verl_mars.errors import DataError, Problem, SampleError
-
-__all__ = ["CURES", "DataError", "Problem", "SampleError"]
+"""Codes of data problems and their cures; ``docs/data-format.md`` lists them all."""
 
 CURES: dict[str, str] = {
     # the row

@@ -1,27 +1,31 @@
-"""What is written beside the shards: counts, lengths, rejects by reason, licence, known shortcuts and leaks."""
+"""``summary.json`` of a conversion: counts, lengths, rejects by reason, licence, known shortcuts and leaks."""
 
 import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from verl_mars import __version__
-from verl_mars.data.rows import Made
+from verl_mars.data.row_maker import BuiltRow
 from verl_mars.data.sample import Converter, Findings
-from verl_mars.data.shards import Output, Shard
+from verl_mars.data.settings import ConvertSettings
+from verl_mars.data.shards import Shard
 
 TOKEN_BIN = 256
 MAX_ANSWERS = 1000
 OTHER_ANSWERS = "(others)"
+VALIDATION_SPLITS = ("val", "validation", "valid", "dev", "test", "testing")
+"""Names of splits that are offered as ``data.val_files``, the preferred one first."""
 MAJORITY = 0.5
 """Share of one answer above which a blind guess is reported."""
 
 
 @dataclass
 class Tally:
-    """Counts over the rows of one shard or split; adds up."""
+    """Counts over the rows of one split."""
 
     rows: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
@@ -36,7 +40,7 @@ class Tally:
     answers: dict[str, Counter[str]] = field(default_factory=dict)
     """Task -> how often each answer is right; at most 1,000 different ones."""
 
-    def add(self, made: Made) -> None:
+    def add(self, made: BuiltRow) -> None:
         """Count a row."""
         info = made.record["extra_info"]
         self.rows += 1
@@ -50,16 +54,6 @@ class Tally:
         answers = self.answers.setdefault(info["task"], Counter())
         known = made.answer in answers or len(answers) < MAX_ANSWERS
         answers[made.answer if known else OTHER_ANSWERS] += 1
-
-    def merge(self, other: Mapping[str, Any]) -> None:
-        """Add what :meth:`as_dict` gave for other rows."""
-        self.rows += other["rows"]
-        for name in ("tasks", "sources", "images_per_row", "tokens", "changed"):
-            getattr(self, name).update(other[name])
-        self.max_fused_tokens = max(self.max_fused_tokens, other["max_fused_tokens"])
-        self.max_mono_tokens = max(self.max_mono_tokens, other["max_mono_tokens"])
-        for task, counts in other["answers"].items():
-            self.answers.setdefault(task, Counter()).update(counts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, keys in a fixed order."""
@@ -96,29 +90,25 @@ class Tally:
         return texts
 
 
-def build_manifest(
+def build_summary(
     converter: Converter,
-    output: Output,
+    folder: Path,
+    decisive: Mapping[str, Any],
     shards: Mapping[str, Sequence[Shard]],
+    tallies: Mapping[str, Tally],
     rejects: Sequence[Mapping[str, Any]],
     findings: Findings,
-    *,
-    max_reject: float,
-    exact_lengths: bool,
+    settings: ConvertSettings,
 ) -> dict[str, Any]:
-    """The content of ``manifest.json``; the same for the same conversion, however often it was interrupted."""
+    """The content of ``summary.json``, a function of the raw data and the settings alone."""
     splits: dict[str, Any] = {}
-    whole = Tally()
     for name, part in shards.items():
-        tally = Tally()
-        for shard in part:
-            tally.merge(shard.tally)
-            whole.merge(shard.tally)
-        for text in tally.blind_guesses():
+        for text in tallies[name].blind_guesses():
             findings.add(f"{name}: {text}")
-        entries = [{key: value for key, value in vars(shard).items() if key != "rejects"} for shard in part]
-        splits[name] = {**tally.as_dict(), "shards": entries}
-    rows = whole.rows
+        splits[name] = {**tallies[name].as_dict(), "shards": [asdict(shard) for shard in part]}
+    rows = sum(tally.rows for tally in tallies.values())
+    images = max((tally.max_images for tally in tallies.values()), default=0)
+    tokens = max((tally.max_tokens for tally in tallies.values()), default=0)
     share = len(rejects) / (rows + len(rejects)) if rejects else 0.0
     reasons = Counter(str(reject["code"]) for reject in rejects)
     return {
@@ -127,34 +117,35 @@ def build_manifest(
         "title": converter.title,
         "licence": converter.licence,
         "source": converter.url,
-        "config": output.config,
-        "config_hash": output.config_hash,
-        "complete": rows > 0 and share <= max_reject,
+        "settings": decisive,
+        "complete": rows > 0 and share <= settings.max_reject,
         "rows": rows,
-        "max_images_per_row": whole.max_images,
-        "max_prompt_tokens": whole.max_tokens,
-        "prompt_tokens_are": "exact" if exact_lengths else "an upper bound (no --tokenizer given)",
+        "max_images_per_row": images,
+        "max_prompt_tokens": tokens,
+        "prompt_tokens_are": "exact" if settings.tokenizer is not None else "an upper bound (no --tokenizer given)",
         "counts": dict(sorted(findings.counts.items())),
         "findings": findings.texts,
         "rejects": {"total": len(rejects), "share": round(share, 6), "by_reason": _by_count(reasons)},
-        "recipe": recipe_lines(output, shards, whole),
+        "recipe": recipe_lines(folder, shards, images, tokens, settings.model),
         "splits": splits,
     }
 
 
-def recipe_lines(output: Output, shards: Mapping[str, Sequence[Shard]], tally: Tally) -> list[str]:
+def recipe_lines(
+    folder: Path, shards: Mapping[str, Sequence[Shard]], images: int, tokens: int, model: str
+) -> list[str]:
     """Hydra overrides that train on these files."""
     lines = []
-    validation = next((name for name in ("val", "test") if name in shards), None)
+    validation = next((name for name in VALIDATION_SPLITS if name in shards), None)
     training = "train" if "train" in shards else None
     for key, split in (("data.train_files", training), ("data.val_files", validation)):
         if split is not None:
-            files = ",".join(_hydra_text(str(output.folder / shard.file)) for shard in shards[split])
+            files = ",".join(_hydra_text(str(folder / shard.file)) for shard in shards[split])
             lines.append(shlex.quote(f"{key}=[{files}]"))
     # ++: verl knows the key, but its YAML does not list it
-    lines.append(f"++actor_rollout_ref.rollout.limit_images={tally.max_images}")
-    lines.append(f"data.max_prompt_length={-(-tally.max_tokens // 64) * 64}")
-    if output.config["model"] == "qwen3_vl":
+    lines.append(f"++actor_rollout_ref.rollout.limit_images={images}")
+    lines.append(f"data.max_prompt_length={-(-tokens // 64) * 64}")
+    if model == "qwen3_vl":
         lines.append("data.image_patch_size=16")
     return lines
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_mars.data.faults import Problem, SampleError
+from verl_mars.errors import Problem, SampleError
 from verl_mars.tasks import task_of_row
 from verl_mars.tasks.base import Task
 from verl_mars.vision.families import frame_named

@@ -4,14 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_mars.data.faults import SampleError
-from verl_mars.data.length import PromptLength
 from verl_mars.data.paths import Root
+from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.prompts import MonoStyle, Style, fused_prompt, mono_prompt
-from verl_mars.data.render import Prepared, Renderer
-from verl_mars.data.rules import RowRules
+from verl_mars.data.render import PreparedImage, Renderer
+from verl_mars.data.row_checks import RowRules
 from verl_mars.data.sample import Boxes, Sample
 from verl_mars.data.schema import notes_json
+from verl_mars.errors import SampleError
 from verl_mars.tasks import TASKS
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.grounding import GroundingTruth
@@ -21,7 +21,7 @@ _RULES = RowRules()
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltRow:
     """A row, and what the manifest counts of it."""
 
     record: dict[str, Any]
@@ -69,7 +69,7 @@ class RowMaker:
         self.limits = limits
         self.max_prompt_length = max_prompt_length
 
-    def make(self, sample: Sample, split: str, index: int) -> Made:
+    def make(self, sample: Sample, split: str, index: int) -> BuiltRow:
         """The row of a sample.
 
         Raises:
@@ -131,9 +131,9 @@ class RowMaker:
         problem = next(_RULES.problems(record), None)
         if problem is not None:
             raise SampleError(problem.code, problem.message, problem.key)
-        return Made(record, truth.in_words(), fused_tokens, mono_tokens, changed)
+        return BuiltRow(record, truth.in_words(), fused_tokens, mono_tokens, changed)
 
-    def _entry(self, image: Prepared) -> dict[str, Any]:
+    def _entry(self, image: PreparedImage) -> dict[str, Any]:
         entry: dict[str, Any] = {"image": image.path}
         if self.limits.given:
             entry |= {"min_pixels": self.limits.min_pixels, "max_pixels": self.limits.max_pixels}
@@ -166,7 +166,7 @@ def _repeated(own: list[Size], count: int) -> list[Size]:
     return [own[i % len(own)] for i in range(count)]
 
 
-def _truth(truth: Boxes | Truth, images: list[Prepared], changed: Counter[str]) -> Truth:
+def _truth(truth: Boxes | Truth, images: list[PreparedImage], changed: Counter[str]) -> Truth:
     if not isinstance(truth, Boxes):
         return truth
     if not 0 <= truth.frame < len(images):
@@ -196,7 +196,7 @@ def _clipped(box: tuple[float, float, float, float], width: int, height: int) ->
     return min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)
 
 
-def _notes(sample: Sample, images: list[Prepared]) -> str | None:
+def _notes(sample: Sample, images: list[PreparedImage]) -> str | None:
     notes: dict[str, Any] = dict(sample.notes)
     rendered = {str(number): image.note for number, image in enumerate(images) if image.note}
     if rendered:

@@ -10,11 +10,13 @@ model of L layers of width h and a vision tower of M blocks of width v, vocabula
                                 token, and T counts as if all tokens were an image's
     logits       4 T V          bf16 logits and their gradients; 8 T V without flash-attn, whose loss kernel keeps no
                                 log-softmax, and T then counts padding
-    engine       u x 80 GB      vLLM's share u of the GPU while it samples; next to nothing while the actor trains
+    engine       u x 80 GB      vLLM's share u of the GPU (24, 48 or 80 GB) while it samples; next to nothing while the
+                                actor trains
 
     training  = states + gathered + activations + logits
     sampling  = engine + 12 P / N       gradients are freed by then
-    host      = the reference model of GRPO, 4 P in all, and with offloading 16 P
+    host      = the reference model of GRPO, 4 P in all, and with offloading 16 P; with adapter=lora and offloading
+                4 P in all, since frozen parameters have no gradients and the reference is the same model
 
 What is left out: CUDA contexts and fragmentation, 3 to 6 GB, and images in the host's memory. The second table sets it
 beside what was measured on a GPU (``results/gpu.json``, ``results/gpu_steps.json``).
@@ -25,7 +27,6 @@ from dataclasses import dataclass, replace
 import report
 
 GB = 1e9
-GPU_GB = 80
 LONGEST_ROW = 4096 + 8192
 
 
@@ -73,10 +74,14 @@ class Hardware:
     offload: bool
     tokens: int
     engine_share: float
+    gpu_gb: int = 80
+    longest_row: int = LONGEST_ROW
     flash_attn: bool = True
 
 
 HARDWARE = {
+    "gpu_24gb": Hardware(1, True, 4096, 0.8, 24, 4096),
+    "gpu_48gb": Hardware(1, True, 12288, 0.75, 48),
     "one_gpu": Hardware(1, True, 12288, 0.7),
     "eight_gpus": Hardware(8, False, 16384, 0.7),
     "cluster": Hardware(16, False, 16384, 0.7),
@@ -102,7 +107,7 @@ def expected(shape: Shape, hardware: Hardware) -> Expected:
     tokens = hardware.tokens
     activations = 2 * tokens * (shape.layers * shape.hidden + 4 * shape.vision_blocks * shape.vision_hidden)
     logits = (4 if hardware.flash_attn else 8) * tokens * shape.vocabulary
-    engine = hardware.engine_share * GPU_GB * GB
+    engine = hardware.engine_share * hardware.gpu_gb * GB
     return Expected(
         training=(states + gathered + activations + logits) / GB,
         sampling=(engine + 12 * shape.parameters * resident) / GB,
@@ -120,9 +125,10 @@ def table() -> str:
     for model, shape in MODELS.items():
         for name, hardware in HARDWARE.items():
             need = expected(shape, hardware)
-            numbers = (
-                f"{need.training:.0f} | {need.sampling:.0f} | {need.host:.0f} | {need.cache_tokens // LONGEST_ROW}"
-            )
+            if need.cache_tokens < hardware.longest_row:  # the weights leave no room
+                continue
+            rows = need.cache_tokens // hardware.longest_row
+            numbers = f"{need.training:.0f} | {need.sampling:.0f} | {need.host:.0f} | {rows}"
             lines.append(f"| `{model}` | `{name}` | {numbers} |")
     return "\n".join(lines)
 

@@ -40,21 +40,12 @@ class Case:
     needs: tuple[str, ...] = ("vllm",)
 
 
-LORA = (
-    "actor_rollout_ref.model.lora_rank=16",
-    "actor_rollout_ref.model.lora_alpha=32",
-    "actor_rollout_ref.model.target_modules=all-linear",
-    # vLLM takes adapters on the language model only.
-    "actor_rollout_ref.model.exclude_modules='.*visual.*'",
-    "actor_rollout_ref.rollout.load_format=safetensors",
-    EAGER,
-)
 CASES = {
     "mars": Case("mars_grpo", first=MARS),
     "pgpo": Case("pgpo_grpo", (EAGER,), first={"pgpo/dependency_mean": None}),
     "pgpo_exact": Case("pgpo_grpo", ("algorithm.pgpo.divergence=exact", EAGER), first={"pgpo/dependency_mean": None}),
     "vogue": Case("vogue_grpo", (EAGER,), first={"vogue/uncertainty": None}),
-    "mars_lora": Case("mars_grpo", LORA, first=MARS, needs=("vllm", "peft")),
+    "mars_lora": Case("mars_grpo", ("adapter=lora", EAGER), first=MARS, needs=("vllm", "peft")),
     "mars_transformers": Case(
         "mars_grpo",
         ("actor_rollout_ref.rollout.name=transformers", NO_KL),

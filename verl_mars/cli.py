@@ -1,9 +1,11 @@
 """``verl-mars``: demo, doctor, data, score."""
 
 import os
+import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +17,9 @@ from verl_mars.data.cli import app as data_app
 from verl_mars.data_prep import converter_names, find_converter
 from verl_mars.errors import FAILED, UsageError, errors_printed
 from verl_mars.reward.cli import score
+
+if TYPE_CHECKING:
+    from verl_mars.preflight.report import DoctorReport
 
 
 class Commands(TyperGroup):
@@ -37,15 +42,26 @@ def doctor(
     config_name: Annotated[str | None, typer.Option(help="Also check this recipe and its data.")] = None,
     data: Annotated[bool, typer.Option(help="Read every row and image header of the recipe's data.")] = True,
     ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for a bug report.")] = False,
 ) -> None:
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
-    from verl_mars.preflight.doctor import inspect_plugin, inspect_ray_worker, inspect_recipe
+    from verl_mars.preflight.report import examine
 
     warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
     os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
-    console = Console(soft_wrap=True)
-    with console.status("importing verl"):
-        here = inspect_plugin()
+    with Console(stderr=True).status("examining"), redirect_stdout(sys.stderr if as_json else sys.stdout):
+        report = examine(config_name, overrides or [], data, ray)
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _print_report(report)
+    if report.faults:
+        raise typer.Exit(FAILED)
+
+
+def _print_report(report: "DoctorReport") -> None:
+    """The report as a table, a line for each note and each fault."""
+    console, here = Console(soft_wrap=True), report.here
     table = Table("", "", show_header=False, box=None)
     for package, version in here.versions.items():
         table.add_row(package, version)
@@ -55,27 +71,12 @@ def doctor(
     for kind, names in here.registered.items():
         table.add_row(f"registered {kind}", ", ".join(names))
     console.print(table)
-
-    faults = list(here.faults)
-    if ray:
-        with console.status("asking a Ray worker"):
-            worker = inspect_ray_worker()
-        faults += [f"inside a Ray worker: {fault}" for fault in worker.faults]
-        differing = [p for p, version in worker.versions.items() if version != here.versions.get(p)]
-        faults += [
-            f"inside a Ray worker: {package} is {worker.versions[package]}, here {here.versions.get(package, '-')}"
-            for package in differing
-        ]
-    if config_name is not None:
-        recipe = inspect_recipe(config_name, overrides or [], data)
-        faults += [f"{config_name}: {fault}" for fault in recipe.faults]
-        for note in recipe.notes:
-            console.print(f"[yellow]note[/yellow] {config_name}: {escape(note)}", highlight=False)
-    for fault in faults:
+    for note in report.recipe.notes if report.recipe else ():
+        console.print(f"[yellow]note[/yellow] {report.config_name}: {escape(note)}", highlight=False)
+    for fault in report.faults:
         console.print(f"[red]fault[/red] {escape(fault)}", highlight=False)
-    if faults:
-        raise typer.Exit(FAILED)
-    console.print("[green]no faults[/green]")
+    if not report.faults:
+        console.print("[green]no faults[/green]")
 
 
 @app.command()

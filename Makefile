@@ -48,9 +48,10 @@ regress: $(INSTALLED)
 golden: $(INSTALLED)
 	GOLDEN=record $(BIN)/python -m pytest tests/integration/test_golden.py $(ARGS)
 
-# The contract tests against every release of verl in the supported range, and the README's table of versions.
+# The contract tests against every release of verl in the supported range, and the README's table of versions;
+# VERL=/path/to/checkout: against that source tree, whatever its version.
 matrix: $(INSTALLED)
-	$(BIN)/python tests/regression/matrix.py --write
+	$(BIN)/python tests/regression/matrix.py $(if $(VERL),--verl $(VERL),--write)
 
 # The figures and tables of docs/benchmarks.md. Nothing else should run meanwhile.
 benchmark: $(INSTALLED)

@@ -8,20 +8,25 @@ model of L layers of width h and a vision tower of M blocks of width v, vocabula
                                 bf16 weights of two decoder layers of B parameters each: one at work, one on its way
     activations  2 T L h + 8 T M v       with gradient checkpointing the inputs of each layer; four patches make a
                                 token, and T counts as if all tokens were an image's
-    logits       4 T V          bf16 logits and their gradients
-    engine       u x 80 GB      vLLM's share u of the GPU while it samples; next to nothing while the actor trains
+    logits       4 T V          bf16 logits and their gradients; 8 T V without flash-attn, whose loss kernel keeps no
+                                log-softmax, and T then counts padding
+    engine       u x 80 GB      vLLM's share u of the GPU (24, 48 or 80 GB) while it samples; next to nothing while the
+                                actor trains
 
     training  = states + gathered + activations + logits
     sampling  = engine + 12 P / N       gradients are freed by then
-    host      = the reference model of GRPO, 4 P in all, and with offloading 16 P
+    host      = the reference model of GRPO, 4 P in all, and with offloading 16 P; with adapter=lora and offloading
+                4 P in all, since frozen parameters have no gradients and the reference is the same model
 
-What is left out: CUDA contexts and fragmentation, 3 to 6 GB, and images in the host's memory.
+What is left out: CUDA contexts and fragmentation, 3 to 6 GB, and images in the host's memory. The second table sets it
+beside what was measured on a GPU (``results/gpu.json``, ``results/gpu_steps.json``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import report
 
 GB = 1e9
-GPU_GB = 80
 LONGEST_ROW = 4096 + 8192
 
 
@@ -69,9 +74,14 @@ class Hardware:
     offload: bool
     tokens: int
     engine_share: float
+    gpu_gb: int = 80
+    longest_row: int = LONGEST_ROW
+    flash_attn: bool = True
 
 
 HARDWARE = {
+    "gpu_24gb": Hardware(1, True, 4096, 0.8, 24, 4096),
+    "gpu_48gb": Hardware(1, True, 12288, 0.75, 48),
     "one_gpu": Hardware(1, True, 12288, 0.7),
     "eight_gpus": Hardware(8, False, 16384, 0.7),
     "cluster": Hardware(16, False, 16384, 0.7),
@@ -96,8 +106,8 @@ def expected(shape: Shape, hardware: Hardware) -> Expected:
     gathered = 4 * embeddings + 4 * shape.layer_parameters
     tokens = hardware.tokens
     activations = 2 * tokens * (shape.layers * shape.hidden + 4 * shape.vision_blocks * shape.vision_hidden)
-    logits = 4 * tokens * shape.vocabulary
-    engine = hardware.engine_share * GPU_GB * GB
+    logits = (4 if hardware.flash_attn else 8) * tokens * shape.vocabulary
+    engine = hardware.engine_share * hardware.gpu_gb * GB
     return Expected(
         training=(states + gathered + activations + logits) / GB,
         sampling=(engine + 12 * shape.parameters * resident) / GB,
@@ -115,12 +125,35 @@ def table() -> str:
     for model, shape in MODELS.items():
         for name, hardware in HARDWARE.items():
             need = expected(shape, hardware)
-            numbers = (
-                f"{need.training:.0f} | {need.sampling:.0f} | {need.host:.0f} | {need.cache_tokens // LONGEST_ROW}"
-            )
+            if need.cache_tokens < hardware.longest_row:  # the weights leave no room
+                continue
+            rows = need.cache_tokens // hardware.longest_row
+            numbers = f"{need.training:.0f} | {need.sampling:.0f} | {need.host:.0f} | {rows}"
             lines.append(f"| `{model}` | `{name}` | {numbers} |")
     return "\n".join(lines)
 
 
+TINY = replace(MODELS["qwen2_5_vl_3b"], parameters=542_939_248, layers=2, vision_blocks=2)
+"""The model of ``tests/gpu``."""
+SMALL = replace(MODELS["qwen2_5_vl_3b"], parameters=1_084_210_000, layers=8, vision_blocks=6)
+"""The model of ``gpu_steps.py``."""
+PEAK = "actor/perf/max_memory_allocated_gb"  # verl's gigabytes are of 2**30 bytes
+
+
+def measured_table() -> str:
+    """Expected beside measured peaks of the actor, in Markdown."""
+    cases, steps = report.read("gpu"), report.read("gpu_steps")
+    case = cases["cases"]["test_two_steps_are_trained[mars]"]["metrics"][f"2 {PEAK}"]
+    rows = [
+        ("2 layers, 2 vision blocks", TINY, 32 * (27 + 12), case),
+        ("8 layers, 6 vision blocks", SMALL, 8192, max(step[PEAK] for step in steps["steps"])),
+    ]
+    lines = ["| model of Qwen2.5-VL-3B's width | T | derived, GB | measured, GB |", "|---|---|---|---|"]
+    for name, shape, tokens, peak in rows:
+        need = expected(shape, Hardware(1, False, tokens, 0.0, flash_attn=False))
+        lines.append(f"| {name} | {tokens:,} | {need.training:.1f} | {peak * 2**30 / GB:.1f} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(table(), measured_table(), sep="\n\n")

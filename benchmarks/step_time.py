@@ -52,22 +52,36 @@ PHASES = {"step": ("step",), "generation": ("submit", "gen"), "training": ("old_
 Steps = list[dict[str, float]]
 
 
-def toy_rows(k: int, batches: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of `batches` batches, each repeated for every arm, and the pictures that they name."""
+def toy_rows(
+    k: int, batches: int, folder: Path, arms: int = len(ARMS), prompts: int = PROMPTS, side: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of so many batches, each of which comes once for each arm, and the pictures that they name.
+
+    Args:
+        k: anchors a prompt.
+        batches: batches.
+        folder: where the pictures are written.
+        arms: how often each batch comes.
+        prompts: rows of a batch.
+        side: width and height of a picture; ``None``: as the toy world draws it.
+    """
     from PIL import Image
 
     from verl_mars.toy.rows import make_row
     from verl_mars.toy.world import IMAGES, TRAINING, make_scenes
 
     pictures = PICTURES[k]
-    scenes = make_scenes(batches * PROMPTS * pictures // IMAGES, 0, TRAINING)
+    scenes = make_scenes(batches * prompts * pictures // IMAGES, 0, TRAINING)
     made: list[dict[str, Any]] = []
-    for prompt in range(batches * PROMPTS):
+    for prompt in range(batches * prompts):
         own = range(prompt * pictures // IMAGES, (prompt + 1) * pictures // IMAGES)
         paths = [str(folder / f"{scene}_{number}.png") for scene in own for number in range(IMAGES)]
         shots = scenes.images[own.start : own.stop].reshape(pictures, *scenes.images.shape[2:])
         for path, pixels in zip(paths, shots, strict=True):
-            Image.fromarray(pixels).save(path, compress_level=1)
+            picture = Image.fromarray(pixels)
+            if side is not None:
+                picture = picture.resize((side, side), Image.Resampling.NEAREST)
+            picture.save(path, compress_level=1)
         row = make_row(scenes, own.start, "train", paths)
         names = row["extra_info"]["sources"] if pictures == IMAGES else [f"camera_{n + 1}" for n in range(pictures)]
         shown = {name: [number] for number, name in enumerate(names)}
@@ -77,24 +91,26 @@ def toy_rows(k: int, batches: int, folder: Path) -> Iterator[dict[str, Any]]:
         row["sources"] = [
             {"name": name, "images": images, "prompt": None, "ground_truth": None} for name, images in shown.items()
         ]
-        row["extra_info"] |= {"sources": list(shown), "image_sizes": row["extra_info"]["image_sizes"][:1] * pictures}
+        size = row["extra_info"]["image_sizes"][0] if side is None else [side, side]
+        row["extra_info"] |= {"sources": list(shown), "image_sizes": [size] * pictures}
         made.append(row)
-    order = [
-        prompt for batch in range(batches) for _ in ARMS for prompt in range(batch * PROMPTS, (batch + 1) * PROMPTS)
-    ]
+    batch_prompts = [range(batch * prompts, (batch + 1) * prompts) for batch in range(batches)]
+    order = [prompt for batch in batch_prompts for _ in range(arms) for prompt in batch]
     for index, prompt in enumerate(order):
         yield made[prompt] | {"extra_info": made[prompt]["extra_info"] | {"index": index, "sample_id": str(index)}}
 
 
-def write_data(k: int, blocks: int, folder: Path) -> Path:
-    """The training file of a run."""
+def write_data(
+    k: int, blocks: int, folder: Path, arms: int = len(ARMS), prompts: int = PROMPTS, side: int | None = None
+) -> Path:
+    """The training file of a run; arguments as those of :func:`toy_rows`."""
     import pyarrow as pa
 
     from verl_mars.data.schema import arrow_schema, write_rows
 
     file = folder / "train.parquet"
     texts = {"regime": pa.string(), "thought": pa.string(), "sufficient": pa.list_(pa.string())}
-    write_rows(file, toy_rows(k, blocks, folder), schema=arrow_schema(extra_info=texts))
+    write_rows(file, toy_rows(k, blocks, folder, arms, prompts, side), schema=arrow_schema(extra_info=texts))
     return file
 
 

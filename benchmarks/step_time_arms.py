@@ -1,12 +1,24 @@
-"""Which step of a run of ``step_time.py`` belongs to which arm."""
+"""Which step of a run of ``step_time.py`` or ``gpu_steps.py`` belongs to which arm."""
 
 import itertools
+import os
+from functools import cache
 
-ARMS = ("grpo", "mars", "two_phase")
-_ORDERS = tuple(itertools.permutations(ARMS))
+ARMS = tuple(os.environ.get("STEP_TIME_ARMS", "grpo,mars,two_phase").split(","))
+"""From the environment, because every process of a run asks."""
 
 
-def arm_of(step: int) -> str:
-    """The arm of a step, from 1 on. Each block of three steps has all arms, six blocks have them in every order."""
-    block, place = divmod(step - 1, len(ARMS))
-    return _ORDERS[block % len(_ORDERS)][place]
+@cache
+def orders(arms: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """The orders that blocks take in turn: of three arms all; of more, as many as bring each arm to each place."""
+    if len(arms) <= 3:
+        return tuple(itertools.permutations(arms))
+    starts = (2 * block % len(arms) for block in range(len(arms)))
+    return tuple(arms[start:] + arms[:start] for start in starts)
+
+
+def arm_of(step: int, arms: tuple[str, ...] = ARMS) -> str:
+    """The arm of a step, from 1 on. A block of steps has all arms once; the next block has another order."""
+    block, place = divmod(step - 1, len(arms))
+    found = orders(arms)
+    return found[block % len(found)][place]

@@ -1,7 +1,7 @@
-"""The arms of ``step_time.py``: one run of verl whose steps are GRPO, MARS and MARS in two phases in turn.
+"""The arms of ``step_time.py`` and ``gpu_steps.py``: one run of verl whose steps are GRPO, MARS, ... in turn.
 
-``grpo`` and ``mars`` are the product as it is, with ``algorithm.adv_estimator`` set for each step. ``two_phase`` is the
-way of the authors' code, which exists here only: all mono sessions of a batch are rolled out and scored, and when the
+All but one are the product as it is, with the section ``algorithm`` set for each step. ``two_phase`` is the way of the
+authors' code, which exists here only: all mono sessions of a batch are rolled out and scored, and when the
 last one is done its fused sessions start.
 """
 
@@ -10,18 +10,34 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, open_dict
-from step_time_arms import arm_of
+from step_time_arms import ARMS, arm_of
 from verl.utils.debug import marked_timer
 
-from verl_mars.methods import METHODS, Method
+from verl_mars import _compat
+from verl_mars.methods import Method
+from verl_mars.methods.table import method_of
 from verl_mars.rollout.manager import MarsAgentLoopManager
 from verl_mars.rollout.worker import MarsAgentLoopWorker
 from verl_mars.rows import Anchors
+from verl_mars.trainer.divergence_worker import WORKERS
 from verl_mars.trainer.modes import MarsTrainerSync
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "grpo": {"adv_estimator": "grpo"},
+    "mars": {"adv_estimator": "mars"},
+    "two_phase": {"adv_estimator": "mars"},
+    "pgpo": {"adv_estimator": "pgpo", "pgpo": {"base": "grpo", "divergence": "sampled"}},
+    "pgpo_exact": {"adv_estimator": "pgpo", "pgpo": {"base": "grpo", "divergence": "exact"}},
+}
+"""Of ``algorithm``, for each arm."""
 
 
 def method_of_step(config: DictConfig, step: int) -> Method:
-    return Method() if arm_of(step) == "grpo" else METHODS["mars"](config.algorithm)
+    """The method of a step, after setting ``algorithm`` for its arm."""
+    with open_dict(config):
+        for key, value in SETTINGS[arm_of(step)].items():
+            config.algorithm[key] = value
+    return method_of(config.algorithm)
 
 
 class ArmsWorker(MarsAgentLoopWorker):
@@ -79,9 +95,12 @@ class ArmsTrainer(MarsTrainerSync):
         with open_dict(config):
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = f"{__name__}.{ArmsManager.__name__}"
 
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        if "pgpo_exact" in ARMS:
+            _compat.exchange_worker_classes(self.role_worker_mapping, WORKERS)
+
     def prepare_step(self) -> dict:
         self.method = method_of_step(self.config, self.global_steps)
-        with open_dict(self.config):
-            self.config.algorithm.adv_estimator = self.method.name or "grpo"
         with marked_timer("submit", self.timing_raw):
             return super().prepare_step()

@@ -10,6 +10,8 @@ later. So exceptions are kept in :data:`FAILURES`, and a stand-in replaces each 
 """
 
 import importlib
+import os
+import warnings
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -37,8 +39,12 @@ class PluginError(RuntimeError):
     """verl-mars is installed but could not be loaded; the message says why."""
 
 
+ANY_VERL = "VERL_MARS_ANY_VERL"
+"""Environment variable; 1: warn where the version of verl is not supported, instead of refusing it."""
+
+
 def check_verl_version() -> None:
-    """Refuse a verl that this version of verl-mars was not made for.
+    """Refuse a verl that this version of verl-mars was not made for, unless :data:`ANY_VERL` is 1.
 
     Raises:
         PluginError: naming the version found and the versions supported.
@@ -46,11 +52,12 @@ def check_verl_version() -> None:
     import verl
     from packaging.specifiers import SpecifierSet
 
-    if not SpecifierSet(SUPPORTED_VERL).contains(verl.__version__, prereleases=True):
-        raise PluginError(
-            f"verl {verl.__version__} is installed, but this verl-mars needs verl{SUPPORTED_VERL}; "
-            f'pip install "verl{SUPPORTED_VERL}"'
-        )
+    if SpecifierSet(SUPPORTED_VERL).contains(verl.__version__, prereleases=True):
+        return
+    found = f"verl {verl.__version__} is installed, but this verl-mars needs verl{SUPPORTED_VERL}"
+    if os.environ.get(ANY_VERL) != "1":
+        raise PluginError(f'{found}; pip install "verl{SUPPORTED_VERL}", or try it untested with {ANY_VERL}=1')
+    warnings.warn(f"{found}; continuing untested, since {ANY_VERL}=1", stacklevel=2)
 
 
 def _load(path: str, *arguments: str) -> Any:

@@ -1,14 +1,16 @@
 """The agent-loop worker with anchors, without Ray: what a fused session waits for, and what it is written with."""
 
 import asyncio
+import inspect
 
 import pytest
 import transfer_queue as tq
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+from verl_contract import expect
 
 from verl_mars import _compat
 from verl_mars.methods import METHODS, Presentation
-from verl_mars.rollout.worker import MarsAgentLoopWorker, RunningPrompt
+from verl_mars.rollout.worker import SEED_KEYS, MarsAgentLoopWorker, RunningPrompt, seed_key
 from verl_mars.rows import ANCHOR_FIELDS, Anchor, Anchors
 
 ANCHORS = Anchors((Anchor("rgb", 0.5, 3.0, 9), Anchor("infrared", 1.0, 3.0, 8)), 0.2)
@@ -95,3 +97,31 @@ def test_sessions_without_anchors_are_written_without(stored, scored):
     asyncio.run(session(make_worker(), validate=True))
     assert stored["rm_scores"].tolist() == [[0.0, 0.75]]
     assert not set(ANCHOR_FIELDS) & set(stored)
+
+
+@pytest.mark.parametrize(
+    ("engine", "deterministic", "key"),
+    [
+        ("transformers", False, "seed"),
+        ("vllm", False, None),
+        ("vllm", True, "seed"),
+        ("sglang", False, None),
+        ("sglang", True, "sampling_seed"),
+        ("unknown", True, None),
+    ],
+)
+def test_an_engine_is_given_a_seed_by_the_name_that_it_knows(engine, deterministic, key):
+    assert seed_key({"name": engine, "full_determinism": deterministic}) == key
+
+
+PARAMETERS = {"vllm": "vllm", "sglang": "sglang.srt.sampling.sampling_params", "trtllm": "tensorrt_llm.llmapi"}
+
+
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_the_installed_engine_knows_the_name(engine):
+    module = pytest.importorskip(PARAMETERS[engine], exc_type=ImportError)
+    expect(
+        SEED_KEYS[engine] in inspect.signature(module.SamplingParams).parameters,
+        f"the name of the seed in the sampling parameters of {engine}",
+        "verl_mars/rollout/worker.py (SEED_KEYS)",
+    )

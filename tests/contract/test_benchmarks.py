@@ -4,18 +4,20 @@ import importlib
 from collections import Counter
 from pathlib import Path
 
+import gpu_steps
 import pytest
 import report
 import step_time
 import step_time_arms
 
-NAMES = ("step_time", "estimator", "import_time", "anchor_memory")
+MODULES = {name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps")}
+MODULES["gpu"] = "gpu_cases"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_page_has_the_table_of_the_figures(name):
-    page, table = report.PAGE.read_text(), importlib.import_module(name).table(report.read(name))
-    assert report.exchange(page, name, table) == page, f"run `python benchmarks/{name}.py`"
+@pytest.mark.parametrize(("name", "module"), MODULES.items())
+def test_the_page_has_the_table_of_the_figures(name, module):
+    page, table = report.PAGE.read_text(), importlib.import_module(module).table(report.read(name))
+    assert report.exchange(page, name, table) == page, f"run `python benchmarks/{module}.py`"
 
 
 def test_what_the_step_time_must_hold():
@@ -29,6 +31,34 @@ def test_each_block_has_all_arms_and_six_blocks_every_order():
     blocks = [tuple(steps[first : first + 3]) for first in range(0, 18, 3)]
     assert len(set(blocks)) == 6
     assert all(set(block) == set(step_time_arms.ARMS) for block in blocks)
+
+
+def test_arms_on_a_gpu_come_in_blocks_and_at_every_place():
+    steps = [step_time_arms.arm_of(step, gpu_steps.ARMS) for step in range(1, 26)]
+    blocks = [steps[first : first + 5] for first in range(0, 25, 5)]
+    assert all(set(block) == set(gpu_steps.ARMS) for block in blocks)
+    assert all(set(place) == set(gpu_steps.ARMS) for place in zip(*blocks, strict=True))
+
+
+def test_the_steps_on_a_gpu_are_of_the_arms_that_they_are_called():
+    for step in report.read("gpu_steps")["steps"]:
+        assert step["arm"] == step_time_arms.arm_of(step["step"], gpu_steps.ARMS)
+        assert ("mars/anchor_tokens" in step) == (step["arm"] in ("mars", "two_phase"))
+        assert ("timing_s/score_view" in step) == step["arm"].startswith("pgpo")
+
+
+def test_ratios_on_a_gpu_are_those_of_one_block():
+    order = [step_time_arms.arm_of(step, gpu_steps.ARMS) for step in range(1, 18)]
+    seconds = {"grpo": 2.0, "mars": 3.0, "two_phase": 4.0, "pgpo": 1.0, "pgpo_exact": 5.0}
+    steps = [{"arm": arm, "timing_s/step": seconds[arm] * (100 if place < 5 else 1)} for place, arm in enumerate(order)]
+    found = gpu_steps.summary(steps)
+    assert found["step_over_grpo"] == {
+        "mars": [1.5] * 2,
+        "two_phase": [2.0] * 2,
+        "pgpo": [0.5] * 2,
+        "pgpo_exact": [2.5] * 2,
+    }
+    assert len(found["arms"]["pgpo_exact"]["step"]) == order[5:].count("pgpo_exact")
 
 
 @pytest.mark.parametrize("k", [1, 2, 6])

@@ -5,10 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from verl.utils import tensordict_utils
 
 from verl_mars.algos.divergence import vocabulary_divergence
-from verl_mars.trainer.divergence_worker import OWN_PLACES, PIXELS, PLACES, RESULTS, compare, output_layer
+from verl_mars.trainer.divergence_worker import (
+    OWN_PLACES,
+    PIXELS,
+    PLACES,
+    RESULTS,
+    compare,
+    output_layer,
+    weight_and_bias,
+)
 
 WORDS, UNITS = 11, 6
 OWN = [[1, 2, 3, 4, 5], [6, 7, 8], [1, 3, 5, 7, 9, 2, 4], [8, 1, 8, 2]]
@@ -134,3 +143,27 @@ def test_an_output_layer_that_cannot_be_cut_is_refused():
     model.lm_head = torch.nn.Sequential(torch.nn.Linear(UNITS, WORDS), torch.nn.Tanh())
     with pytest.raises(ValueError, match=r"output layer is a torch.nn.Linear.*use divergence=sampled"):
         output_layer(model)
+
+
+@pytest.mark.parametrize(("active", "merged"), [(True, False), (True, True), (False, False)])
+def test_an_output_layer_with_lora_is_the_layer_that_was_run(active, merged):
+    """Its parts may be told apart; what counts is what the layer computes."""
+    model = inject_adapter_in_model(LoraConfig(r=2, lora_alpha=8, target_modules=["lm_head"]), Model())
+    layer = output_layer(model)
+    assert not isinstance(layer, torch.nn.Linear)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_()
+    if merged:
+        layer.merge()
+    layer.enable_adapters(active)
+    states = torch.randn(5, UNITS)
+    expected = layer(states)
+    torch.testing.assert_close(torch.nn.functional.linear(states, *weight_and_bias(layer)), expected)
+    changed = not torch.allclose(expected, torch.nn.functional.linear(states, *weight_and_bias(Model().lm_head)))
+    assert changed == active
+
+
+def test_an_output_layer_with_dora_is_refused():
+    config = LoraConfig(r=2, target_modules=["lm_head"], use_dora=True)
+    with pytest.raises(ValueError, match="DoRA; use divergence=sampled"):
+        output_layer(inject_adapter_in_model(config, Model()))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import expected_memory as memory
 import pytest
+import report
 import torch
 
 from verl_mars._compat import define_missing_torchvision_ops
@@ -25,9 +26,11 @@ VISION = {
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
 
 
-@pytest.mark.parametrize("name", memory.MODELS)
-def test_parameters_are_those_of_the_shape(name):
-    shape = memory.MODELS[name]
+MEASURED = {"qwen2_5_vl_3b, tiny": memory.TINY, "qwen2_5_vl_3b, small": memory.SMALL}
+
+
+@pytest.mark.parametrize(("name", "shape"), (memory.MODELS | MEASURED).items())
+def test_parameters_are_those_of_the_shape(name, shape):
     family = "Qwen2_5_VL" if name.startswith("qwen2_5") else "Qwen3VL"
     text = {
         "hidden_size": shape.hidden,
@@ -41,7 +44,7 @@ def test_parameters_are_those_of_the_shape(name):
     }
     vision = {"depth": shape.vision_blocks, "hidden_size": shape.vision_hidden, "out_hidden_size": shape.hidden}
     config = getattr(transformers, f"{family}Config")(
-        text_config=text, vision_config={**vision, **VISION[name]}, tie_word_embeddings=shape.tied
+        text_config=text, vision_config={**vision, **VISION[name.split(",")[0]]}, tie_word_embeddings=shape.tied
     )
     with torch.device("meta"):
         model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
@@ -50,7 +53,9 @@ def test_parameters_are_those_of_the_shape(name):
 
 
 def test_the_table_of_the_docs_is_the_commands():
-    assert memory.table() in (ROOT / "docs" / "recipes.md").read_text()
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert memory.table() in page and memory.measured_table() in page
+    assert f"{memory.TINY.parameters:,}" in report.read("gpu")["model"]
 
 
 def test_every_model_overlay_is_in_the_table():

@@ -50,6 +50,16 @@ def run_python(arguments, env):
     return subprocess.run(command, env=env, cwd=elsewhere, capture_output=True, text=True)
 
 
+def test_another_verl_may_be_tried():
+    """The check alone: whether that verl works is another matter."""
+    code = OLD_VERL + "from verl_mars import register; register.check_verl_version(); print('continues')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "VERL_MARS_ANY_VERL": "1"}, capture_output=True, text=True
+    )
+    assert run.stdout.splitlines()[-1] == "continues"
+    assert "UserWarning: verl 0.8.2 is installed, but this verl-mars needs verl>=0.9.1,<0.10" in run.stderr
+
+
 @pytest.mark.parametrize(("code", "file"), [(TRAIN, "trainer/trainer.py"), (ESTIMATE, "methods/estimator.py")])
 def test_the_reason_is_raised_where_the_part_is_used(broken, code, file):
     run = python(code, broken(file))

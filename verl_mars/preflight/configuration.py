@@ -1,6 +1,7 @@
 """Checks of a run's configuration before any model is loaded; ``verl-mars doctor`` runs the same ones."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig
@@ -99,14 +100,33 @@ def _rollout_faults(config: DictConfig) -> Iterator[str]:
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class = {manager!r} does not know the method; "
             f"leave it out or set it to {MANAGER_CLASS}"
         )
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    ranks //= config.actor_rollout_ref.actor.get("ulysses_sequence_parallel_size", 1) or 1
+    ranks = data_parallel_ranks(config)
     rows = rollout.n * config.actor_rollout_ref.actor.ppo_mini_batch_size
     if ranks > 0 and isinstance(rows, int) and rows % ranks:
         yield (
             f"actor_rollout_ref.rollout.n x actor.ppo_mini_batch_size = {rows} rows do not divide among {ranks} "
             "data-parallel ranks; verl would stop at the first actor update"
         )
+
+
+MODEL_PARALLEL_SIZES = {
+    "megatron": ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"),
+    "veomni": ("ulysses_parallel_size",),
+    "torchtitan": ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"),
+}
+"""By the actor's ``strategy``, which is also the name of its section: sizes of the groups that share a row."""
+
+
+def data_parallel_ranks(config: DictConfig) -> int:
+    """Ranks among which verl divides the rows of a mini-batch: GPUs over those that work on one row together.
+
+    Expert parallelism does not count: expert ranks hold rows of their own.
+    """
+    actor = config.actor_rollout_ref.actor
+    sizes = [actor.get("ulysses_sequence_parallel_size", 1)]  # FSDP's
+    section = actor.get(actor.strategy) or {}
+    sizes += [section.get(key, 1) for key in MODEL_PARALLEL_SIZES.get(actor.strategy, ())]
+    return config.trainer.n_gpus_per_node * config.trainer.nnodes // math.prod(size or 1 for size in sizes)
 
 
 def _filters_groups(config: DictConfig) -> bool:

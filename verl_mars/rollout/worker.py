@@ -22,8 +22,28 @@ from verl_mars.views import Row
 
 logger = logging.getLogger(__name__)
 
-_SEEDED_ENGINES = ("transformers",)
-"""Rollout engines that take a seed for each request at no cost. vLLM takes one too but samples slower with it."""
+SEED_KEYS = {"transformers": "seed", "vllm": "seed", "sglang": "sampling_seed", "trtllm": "seed"}
+"""What a request's seed is called in the sampling parameters of each rollout engine. SGLang fails on a key that it does
+not know, so an engine that is not listed gets none."""
+
+_SEEDED_AT_NO_COST = ("transformers",)
+"""Engines whose sessions always have a seed; the others sample slower with one."""
+
+
+def seed_key(rollout: Mapping[str, Any]) -> str | None:
+    """Under which key a session's seed is handed to the engine; None: sessions are not seeded.
+
+    Args:
+        rollout: the section ``actor_rollout_ref.rollout``.
+    """
+    wanted = rollout["name"] in _SEEDED_AT_NO_COST or bool(rollout.get("full_determinism", False))
+    if wanted and rollout["name"] not in SEED_KEYS:
+        logger.warning(
+            "actor_rollout_ref.rollout.full_determinism=true: sessions of the engine %r have no seed each; known: %s",
+            rollout["name"],
+            ", ".join(SEED_KEYS),
+        )
+    return SEED_KEYS.get(rollout["name"]) if wanted else None
 
 
 @dataclass
@@ -49,7 +69,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         super().__init__(*args, **kwargs)
         self.method = method_of(self.config.algorithm)
         rollout = self.config.actor_rollout_ref.rollout
-        self.seeds_sessions = rollout.name in _SEEDED_ENGINES or bool(rollout.get("full_determinism", False))
+        self.seed_key = seed_key(rollout)
         self.running_prompts: dict[str, RunningPrompt] = {}
         _compat.freeze_startup_objects()
 
@@ -105,9 +125,9 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
     # ------------------------------------------------------------ a session
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
-        if self.seeds_sessions:
+        if self.seed_key is not None:
             identity = (kwargs["index"], kwargs.get(VIEW, "fused"), kwargs["session_id"])
-            sampling_params = dict(sampling_params, seed=self._session_seed(trajectory, *identity))
+            sampling_params = {**sampling_params, self.seed_key: self._session_seed(trajectory, *identity)}
         return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:

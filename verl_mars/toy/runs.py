@@ -87,8 +87,9 @@ def environment(metrics_file: Path, **variables: str) -> dict[str, str]:
     return {
         **os.environ,
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray's default of 30 s is too short while other runs keep the cores busy.
-        "RAY_raylet_start_wait_time_s": os.environ.get("RAY_raylet_start_wait_time_s", "120"),
+        # Ray's defaults of 30 s, for the raylet and for its agent, are too short while other runs keep the cores busy.
+        "RAY_raylet_start_wait_time_s": os.environ.get("RAY_raylet_start_wait_time_s", "300"),
+        "RAY_agent_register_timeout_ms": os.environ.get("RAY_agent_register_timeout_ms", "300000"),
         "VERL_FILE_LOGGER_PATH": str(metrics_file),
         **variables,
     }

@@ -139,7 +139,7 @@ class _Step:
 
         def against(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             other = self._at(inputs[0], micro, places)
-            both = vocabulary_divergence(self._states, other, layer.weight, layer.bias, temperature)  # type: ignore
+            both = vocabulary_divergence(self._states, other, *weight_and_bias(layer), temperature)  # type: ignore
             counts = [len(place) for place in places]
             self.divergences = tuple(list(values.split(counts)) for values in both)  # type: ignore[assignment]
 
@@ -155,20 +155,33 @@ class _Step:
         return hidden.reshape(-1, hidden.shape[-1])[flat.to(hidden.device)]
 
 
-def output_layer(module: torch.nn.Module) -> torch.nn.Linear:
-    """The layer of a model, wrapped by FSDP or not, that turns states into logits.
+def output_layer(module: torch.nn.Module) -> torch.nn.Module:
+    """The layer of a model, wrapped by FSDP or not, that turns states into logits: linear, or linear with LoRA.
 
     Raises:
-        ValueError: it is no plain linear layer, so that its rows cannot be used a chunk at a time.
+        ValueError: it is another layer, so that its rows cannot be used a chunk at a time.
     """
     model: Any = getattr(module, "_fsdp_wrapped_module", module)
     layer = model.get_output_embeddings()
-    if not isinstance(layer, torch.nn.Linear):
+    dora = any(getattr(layer, "use_dora", {}).values())
+    if dora or not isinstance(getattr(layer, "base_layer", layer), torch.nn.Linear):
         raise ValueError(
-            f"divergence=exact needs a model whose output layer is a torch.nn.Linear, this one has {type(layer)}; "
+            f"divergence=exact needs a model whose output layer is a torch.nn.Linear, with LoRA or without; this one "
+            f"has {type(layer)}{' with DoRA' if dora else ''}; "
             "use divergence=sampled"
         )
     return layer
+
+
+def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(V, H) and (V,) or None of an output layer; with LoRA (peft), the weight with its active adapters added."""
+    base = getattr(layer, "base_layer", layer)
+    weight = base.weight
+    if base is not layer and not layer.disable_adapters and not layer.merged:
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                weight = weight + layer.get_delta_weight(name).to(weight.dtype)
+    return weight, base.bias
 
 
 @contextmanager

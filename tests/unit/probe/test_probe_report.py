@@ -107,6 +107,8 @@ def test_a_browser_sorts_and_filters(report, tmp_path):
         tell(seen().length > 0 && seen().every(row => row.dataset.class === "interference"));
         set("view", "fused:right");
         tell(seen().length);
+        set("view", "fused:wrong");
+        tell(seen().length > 0);
         set("view", ""); set("class", ""); set("search", "where is the hot");
         tell(seen().length > 0 && seen().every(row => row.textContent.includes("where is the hot object?")));
         tell(Array.from(document.images).every(image => image.complete && image.naturalWidth > 0));
@@ -115,8 +117,8 @@ def test_a_browser_sorts_and_filters(report, tmp_path):
     )
     told = opened.told.split("|")
     assert opened.console == ()
-    assert told[:8] == ["120", "false", "true", "true", "true", "0", "true", "true"]
-    assert told[8].endswith("of 120 rows") and not told[8].startswith("120")
+    assert told[:9] == ["120", "false", "true", "true", "true", "0", "true", "true", "true"]
+    assert told[9].endswith("of 120 rows") and not told[9].startswith("120")
 
 
 @needs_browser

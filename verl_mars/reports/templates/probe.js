@@ -10,7 +10,7 @@ function filter() {
   let shown = 0;
   for (const row of rows) {
     const fits = (!ofClass.value || row.dataset.class === ofClass.value)
-      && (!ofView.value || row.dataset.views.split(" ").includes(ofView.value))
+      && (!ofView.value || row.dataset.views.includes("|" + ofView.value + "|"))
       && (!words || row.textContent.toLowerCase().includes(words));
     row.hidden = !fits;
     shown += fits;

@@ -9,6 +9,8 @@ fused      every source                  the ordinary rollout
 mono(s)    source s alone                MARS: its reward is the anchor
 noisy      every source, perturbed       VOGUE: how far it moves the policy
 blind      no source                     PGPO: how much a token depends on the images
+subset     some sources                  the probe: what leaving a source out costs
+shuffled   the images of another row     the probe: does the policy look at these images
 =========  ============================  =============================================
 
 A :class:`RolloutView` turns a row into another row: the fields that verl's agent loop gets from the data set
@@ -101,6 +103,51 @@ class Mono:
         if self.source.ground_truth is not None:
             rendered["reward_model"] = dict(row["reward_model"], ground_truth=self.source.ground_truth)
         return rendered
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some sources: the fused text without the images of the others, and the row's own ground truth.
+
+    Without any source this is the blind view as a prompt; :class:`Blind` is the same for a response already sampled.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+
+    def render(self, row: Row) -> Row:
+        """The row with only these sources' images.
+
+        Raises:
+            ValueError: a source names an image that the row has not.
+        """
+        messages = list(row["raw_prompt"])
+        images = list(_image_parts(messages))
+        for source in self.sources:
+            _check_indices(source, len(images))
+        kept = {i: images[i] for source in self.sources for i in source.images}
+        return dict(row, raw_prompt=_exchange(messages, kept))
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every source's place, filled with the images of another row; text and ground truth stay."""
+
+    images: tuple[Message, ...]
+    """Image parts, one for each image of the row."""
+    name: str = "shuffled"
+
+    def render(self, row: Row) -> Row:
+        """The row with these images.
+
+        Raises:
+            ValueError: another number of images than the row has.
+        """
+        messages = list(row["raw_prompt"])
+        count = len(list(_image_parts(messages)))
+        if count != len(self.images):
+            raise ValueError(f"the prompt has {count} images, got {len(self.images)} to show in their place")
+        return dict(row, raw_prompt=_exchange(messages, dict(enumerate(self.images))))
 
 
 class Noise(Settings):

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, sampled_dependency, token_weights, weigh_tokens
+from verl_mars.algos.divergence import sampled_dependency
+from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, token_weights, weigh_tokens
 
 TAU, BETA, EPS = 0.4, 2.0, 1e-8
 

@@ -105,6 +105,7 @@ class RowValues:
     divergence: torch.Tensor | None = None  # (B, T) KL(own view || other view) over the vocabulary
     reverse_divergence: torch.Tensor | None = None  # (B, T) KL(other view || own view)
     entropy: torch.Tensor | None = None  # (B, T) of the policy under the row's own view
+    forward_type: torch.dtype = torch.float32  # of the forward passes that made the log-probs
     fields: Mapping[str, list[Any]] = field(default_factory=dict)  # Method.fields, one value a row
     reward_details: Mapping[str, torch.Tensor] = field(default_factory=dict)  # (B,) Method.reward_details, NaN = none
 
@@ -222,6 +223,10 @@ class Method:
 
     def faults(self, config: Any) -> Iterator[str]:
         """A sentence for each setting of a run that the method cannot work with: key, value and cure."""
+        return iter(())
+
+    def cautions(self, config: Any) -> Iterator[str]:
+        """A sentence for each setting that the method works with, but not as a user may expect. They are logged."""
         return iter(())
 
     # ------------------------------------------------------------ rollout

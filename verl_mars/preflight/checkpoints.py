@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,7 +173,7 @@ def _another_folder(config: DictConfig) -> str:
     return f"give the run its own folder (trainer.default_local_dir, now {config.trainer.default_local_dir})"
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def _read(file: Path) -> Mapping[str, object]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +181,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def _shapes(path: Any) -> dict[str, Any]:
+def _shapes(path: Path | str) -> dict[str, object]:
     """The shapes of a model's weights, from its configuration on this machine; empty if there is none."""
     from transformers import AutoConfig
 
@@ -193,7 +192,7 @@ def _shapes(path: Any) -> dict[str, Any]:
     return dict(_flat(config))
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -83,7 +83,7 @@ class AnchorMemory:
         self.anchors, self.uses = saved["anchors"], saved["uses"]
 
 
-def prompt_identity(data_source: Any, index: Any, extra_info: Any) -> str:
+def prompt_identity(data_source: str, index: int, extra_info: object) -> str:
     """Identifies a prompt across epochs; verl draws a new uid each time it is sampled."""
     sample = extra_info.get("sample_id") if isinstance(extra_info, Mapping) else None
     return f"{data_source}/{index if sample is None else sample}"
@@ -132,6 +132,6 @@ class RemembersAnchors(ViewTrainer):
             self.anchor_memory.load(Path(folder) if Path(folder).name == name else Path(folder) / name)
 
 
-def _identities(data: Any) -> list[str]:
+def _identities(data: TensorDict) -> list[str]:
     """The identity of each prompt of a batch, from its columns :data:`_IDENTITY`."""
     return [prompt_identity(*row) for row in zip(*(as_list(data[name]) for name in _IDENTITY), strict=True)]

@@ -4,7 +4,7 @@ Only ``algorithm.pgpo.divergence=exact`` and ``algorithm.vogue.divergence=exact`
 sampled token need no worker of ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -172,7 +172,7 @@ def output_layer(module: torch.nn.Module) -> torch.nn.Linear:
 
 
 @contextmanager
-def _hooked(layer: torch.nn.Module, hook: Any) -> Iterator[None]:
+def _hooked(layer: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None]:
     handle = layer.register_forward_pre_hook(hook)
     try:
         yield
@@ -180,7 +180,7 @@ def _hooked(layer: torch.nn.Module, hook: Any) -> Iterator[None]:
         handle.remove()
 
 
-def _rows(data: TensorDict, visual_inputs: Any, flags: dict[str, Any]) -> TensorDict:
+def _rows(data: TensorDict, visual_inputs: object, flags: dict[str, Any]) -> TensorDict:
     """The input of verl's forward step, with the flags that it reads."""
     rows = TensorDict({name: data[name] for name in ("input_ids", "position_ids")}, batch_size=data.batch_size)
     tensordict_utils.maybe_fix_3d_position_ids(rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from verl.single_controller.ray import RayWorkerGroup
 
 from verl_mars import store
 from verl_mars.rows import OTHER_VISUAL_INPUTS
@@ -42,7 +43,7 @@ def rescore(
     trajectories: Sequence[Trajectory],
     views: Sequence[RescoreView | None],
     old_log_probs: Sequence[torch.Tensor],
-    worker_group: Any,
+    worker_group: RayWorkerGroup,
     temperature: float,
     multiple: int,
 ) -> ViewLogProbs:
@@ -85,7 +86,7 @@ def compare_views(
     trajectories: Sequence[Trajectory],
     views: Sequence[RescoreView | None],
     old_log_probs: Sequence[torch.Tensor],
-    worker_group: Any,
+    worker_group: RayWorkerGroup,
     temperature: float,
     multiple: int,
     pixels: str,

@@ -65,7 +65,13 @@ class DumpsTokens(ViewTrainer):
             self._tokens.add(batch, handover.result.tokens)
 
     def _dump_generations(
-        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[float],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        dump_path: str,
     ) -> None:
         extra = reward_extra_infos_dict
         if self._tokens is not None and self._tokens.has(extra.get("uid", [])):

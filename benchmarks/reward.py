@@ -59,6 +59,9 @@ def usual(task: str, number: int, seed: int) -> list[tuple[str, str, dict[str, A
         elif task == "count":
             truth = {"value": rng.randint(0, 30)}
             answer = rng.choice([str(truth["value"]), "There are twenty-one of them.", "none"])
+        elif task == "ocr":
+            truth = {"answers": [rng.choice(["Exit 42", "No parking", "Main Street 7"])]}
+            answer = rng.choice([truth["answers"][0], "Exit 43", "Main St 7"])
         else:
             truth = {"answer": "1/2"}
             answer = rng.choice(["0.5", "\\frac{1}{2}", "1/2", "\\boxed{1/2}"])
@@ -88,7 +91,7 @@ def measure_usual(task: str, number: int, repeats: int) -> dict[str, float]:
 
 
 def measure_giants(task: str) -> dict[str, Any]:
-    truth = json.dumps({**mutants.TRUTHS, "math": {"answer": "1"}}[task])
+    truth = json.dumps({**mutants.TRUTHS, "math": {"answer": "1"}, "ocr": {"answers": ["Exit 42"]}}[task])
     slowest, name_of_slowest = 0.0, ""
     for name, text in mutants.giants(100_000).items():
         call = lambda text=text: compute_score("bench", text, truth, {"task": task})  # noqa: E731

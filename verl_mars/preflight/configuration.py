@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from verl_mars.methods.base import Method
 from verl_mars.methods.table import METHODS, method_of
 from verl_mars.preflight.checkpoints import checkpoint_faults
-from verl_mars.preflight.data import data_faults
+from verl_mars.preflight.data import data_faults, frame_faults
 from verl_mars.register import TRAINER_MODES
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def raise_on_faults(config: DictConfig) -> None:
     if not faults:
         faults = [*checkpoint_faults(config)]
     if not faults:
-        faults = data_faults(config, method_of(config.algorithm))
+        faults = [*frame_faults(config), *data_faults(config, method_of(config.algorithm))]
     refuse(faults)
     for caution in method_of(config.algorithm).cautions(config):
         logger.warning(caution)

@@ -34,6 +34,38 @@ def data_faults(config: DictConfig, method: Method, progress: bool = False) -> l
     return [str(fault) for fault in report.faults]
 
 
+def frame_faults(config: DictConfig) -> list[str]:
+    """A sentence if rows ask for boxes and nothing says in which frame the model answers.
+
+    Asked of the reward manager ``mars`` only: another manager or a reward function of the user reads boxes as it likes.
+    """
+    from verl_mars.data.readers import row_batches
+    from verl_mars.tasks.grounding import Grounding
+    from verl_mars.vision.checkpoint import read_family
+
+    name = OmegaConf.select(config, "reward.reward_manager.name")
+    theirs = OmegaConf.select(config, "reward.custom_reward_function.path")
+    settings = OmegaConf.select(config, "reward.reward_kwargs") or {}
+    path = OmegaConf.select(config, "actor_rollout_ref.model.path")
+    known = settings.get("coordinates") or settings.get("variant", "mars") != "mars"
+    if name != "mars" or theirs or known or path is None or "://" in str(path):
+        return []
+    try:
+        read_family(str(path))
+        return []
+    except ValueError as error:
+        sentence = str(error)
+    for file in training_files(config):
+        try:
+            for batch in row_batches(file, ("extra_info",)):
+                infos = [row.get("extra_info") or {} for row in batch]
+                if any(info.get("task") == Grounding.name and not info.get("coordinates") for info in infos):
+                    return [f"{file} has rows of the task {Grounding.name}, but {sentence}"]
+        except ValueError:  # a file that cannot be read, or has no such column: for data_faults to report
+            continue
+    return []
+
+
 def length_faults(config: DictConfig, method: Method, processor: "ProcessorMixin") -> list[str]:
     """A sentence for each prompt that is longer than ``data.max_prompt_length`` (the first 20), and the cure.
 

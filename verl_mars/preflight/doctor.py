@@ -246,7 +246,7 @@ def _model_findings(config: "DictConfig") -> RecipeState:
 
 def _data_findings(config: "DictConfig", wanted: bool) -> RecipeState:
     from verl_mars.methods.table import method_of
-    from verl_mars.preflight.data import data_faults, training_files
+    from verl_mars.preflight.data import data_faults, frame_faults, training_files
 
     if _makes_toy(config) and config.data.train_files is None:
         return RecipeState()
@@ -255,6 +255,9 @@ def _data_findings(config: "DictConfig", wanted: bool) -> RecipeState:
     if not wanted:
         return RecipeState(notes=["the training data were not checked"])
     method = method_of(config.algorithm)
+    unreadable = frame_faults(config)
+    if unreadable:
+        return RecipeState(faults=unreadable)
     if method.anchoring is not None:
         faults = data_faults(config, method, progress=True)
         return RecipeState(faults=faults) if faults else _length_findings(config, method)

@@ -11,23 +11,23 @@ from verl_mars.errors import UsageError
 
 if TYPE_CHECKING:
     from verl_mars.reward.authors_metric import AuthorsMetric
-    from verl_mars.reward.predictions import Prediction
+    from verl_mars.reward.predictions import Defaults, Prediction
     from verl_mars.reward.settings import RewardSettings
 
 _MAX_GROUPS = 50
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSONL of responses with ground truths, or a .json list.")],
-    task: Annotated[
-        str | None, typer.Option(help="grounding, vqa, mcq, count or math, where lines do not say.")
-    ] = None,
+    predictions: Annotated[Path, typer.Argument(help="Responses with ground truths: JSONL, JSON, parquet or CSV.")],
+    task: Annotated[str | None, typer.Option(help="Task, where lines do not say; see `docs/rewards.md`.")] = None,
+    response_key: Annotated[str | None, typer.Option(help="Key of the response; else the usual ones.")] = None,
+    truth_key: Annotated[str | None, typer.Option(help="Key of the ground truth; else the usual ones.")] = None,
     rows: Annotated[Path | None, typer.Option(help="The rows that were asked, in order: .parquet or .json.")] = None,
     by: Annotated[
         list[str] | None, typer.Option(help="Key to group by; may be repeated. Else source and data_source.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model folder: take the frame of the boxes from it.")] = None,
-    coordinates: Annotated[str | None, typer.Option(help="Frame of the boxes: pixel, qwen2_5_vl, qwen3_vl.")] = None,
+    coordinates: Annotated[str | None, typer.Option(help="Frame of the boxes: pixel or a model family.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of every image, as 1280x1024, where lines do not say.")] = None,
     label: Annotated[str, typer.Option(help="Label of true boxes that come without one.")] = "object",
     setting: Annotated[
@@ -43,14 +43,14 @@ def score(
     """Score predictions that were made elsewhere, with the rewards of training, and say how sure the figures are."""
     from rich.console import Console
 
+    from verl_mars.reward.predictions import Defaults
+
     console = Console(soft_wrap=False)
     report = run(
         predictions,
         read_settings(variant, coordinates, model, setting or []),
-        task=task,
+        defaults=Defaults(task, label, _size(size), response_key, truth_key),
         rows=rows,
-        size=_size(size),
-        label=label,
         by=tuple(by) if by else ("source", "data_source"),
         with_authors_metric=authors_metric,
         resamples=bootstrap,
@@ -70,10 +70,8 @@ def run(
     path: Path,
     settings: "RewardSettings",
     *,
-    task: str | None = None,
+    defaults: "Defaults | None" = None,
     rows: Path | None = None,
-    size: tuple[int, int] | None = None,
-    label: str = "object",
     by: Sequence[str] = ("source", "data_source"),
     with_authors_metric: bool = False,
     resamples: int = 1000,
@@ -89,7 +87,7 @@ def run(
     from verl_mars.reward.predictions import Defaults, read_predictions
     from verl_mars.reward.score import score_response
 
-    lines = read_predictions(path, Defaults(task, label, size), rows)
+    lines = read_predictions(path, defaults or Defaults(), rows)
     results = [
         score_response(
             line.fields.get("data_source") or path.name, line.response, line.ground_truth, line.extra_info, settings
@@ -100,13 +98,14 @@ def run(
     for name in sorted({str(line.extra_info["task"]) for line in lines}):
         mine = [index for index, line in enumerate(lines) if line.extra_info["task"] == name]
         scored = [results[index] for index in mine]
-        part: dict[str, Any] = {"all": metrics_of(name, scored, "all", resamples, seed).as_dict(), "by": {}}
+        numbers = [lines[index].line for index in mine]
+        part: dict[str, Any] = {"all": metrics_of(name, scored, "all", resamples, seed, numbers).as_dict(), "by": {}}
         for key in by:
             groups = [lines[index].fields.get(key) for index in mine]
             names = {str(group) for group in groups if group is not None}
             if not 1 < len(names) <= _MAX_GROUPS and not (names and None in groups):
                 continue
-            tables = grouped(name, scored, ["-" if g is None else str(g) for g in groups], resamples, seed)
+            tables = grouped(name, scored, ["-" if g is None else str(g) for g in groups], resamples, seed, numbers)
             part["by"][key] = [table.as_dict() for table in tables]
         part["errors"] = _counted(result["error"] for result in scored if result["error"])
         if with_authors_metric and name != "math":

@@ -6,6 +6,7 @@ Every metric is a ratio of two sums over rows, so that a resampled data set cost
 |---|---|---|
 | ``acc`` | all | mean of ``acc`` |
 | ``score``, ``format``, ``answered`` | all | their means |
+| ``pass@k`` | all | share of rows with a right answer among k |
 | ``accuracy@0.5`` | grounding | share of rows whose ``iou`` is above 0.5: the authors' "accuracy", over all rows |
 | ``mIoU`` | grounding | mean of ``iou`` |
 | ``precision``, ``recall``, ``F1`` | grounding | over all boxes: found / predicted, found / true, 2 found / both |
@@ -48,11 +49,22 @@ class Table:
         return asdict(self)
 
 
-def metrics_of(task: str, results: Sequence[Result], name: str = "all", resamples: int = 1000, seed: int = 0) -> Table:
+def metrics_of(
+    task: str,
+    results: Sequence[Result],
+    name: str = "all",
+    resamples: int = 1000,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Table:
     """Metrics of rows of one task.
 
     Args:
-        results: what ``compute_score`` returned for each row, in any order.
+        task: of all rows.
+        results: what ``compute_score`` returned for each response, in any order.
+        name: of the table.
+        rows: number of the row that each response belongs to; None: one response a row. Responses of one row are
+            resampled together, and rows of k responses get ``pass@k``: the share with a right one.
         resamples: of the rows with replacement, for the percentile interval; 0 turns it off.
         seed: of the resampling; the same seed and rows give the same interval.
 
@@ -62,11 +74,13 @@ def metrics_of(task: str, results: Sequence[Result], name: str = "all", resample
     if not results:
         raise ValueError("no rows to take metrics of")
     ratios = _ratios(task, results)
+    if rows is not None and len(set(rows)) < len(rows):
+        ratios = _by_row(ratios, results, rows)
     totals = {key: (top.sum(), bottom.sum()) for key, (top, bottom) in ratios.items()}
     values = {key: top / bottom for key, (top, bottom) in totals.items() if bottom > 0}
-    intervals = _intervals({key: ratios[key] for key in values}, len(results), resamples, seed)
+    intervals = _intervals({key: ratios[key] for key in values}, len(next(iter(ratios.values()))[0]), resamples, seed)
     metrics = {key: Estimate(float(value), *intervals.get(key, (None, None))) for key, value in values.items()}
-    return Table(name, len(results), metrics)
+    return Table(name, len(next(iter(ratios.values()))[0]), metrics)
 
 
 def grouped(
@@ -75,19 +89,39 @@ def grouped(
     groups: Sequence[str],
     resamples: int = 1000,
     seed: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> list[Table]:
     """:func:`metrics_of` each group of rows, groups in the order of their names."""
-    names = sorted(set(groups))
-    members: dict[str, list[Result]] = {name: [] for name in names}
-    for result, group in zip(results, groups, strict=True):
-        members[group].append(result)
-    return [metrics_of(task, members[name], name, resamples, seed) for name in names]
+    numbers = range(len(results)) if rows is None else rows
+    members: dict[str, list[tuple[Result, int]]] = {name: [] for name in sorted(set(groups))}
+    for result, group, row in zip(results, groups, numbers, strict=True):
+        members[group].append((result, row))
+    return [
+        metrics_of(task, [result for result, _ in pairs], name, resamples, seed, [row for _, row in pairs])
+        for name, pairs in members.items()
+    ]
 
 
 def _ratios(task: str, results: Sequence[Result]) -> dict[str, Ratio]:
     ones = np.ones(len(results))
     ratios = {"acc": (column(results, "acc"), ones), **task_named(task).metrics(results)}
     return ratios | {name: (column(results, name), ones) for name in ("score", "format", "answered")}
+
+
+def _by_row(ratios: dict[str, Ratio], results: Sequence[Result], rows: Sequence[int]) -> dict[str, Ratio]:
+    """Sums over the responses of each row, and ``pass@k`` where every row has k responses."""
+    _, places = np.unique(np.asarray(rows), return_inverse=True)
+    counts = np.bincount(places)
+
+    def summed(values: Floats) -> Floats:
+        sums: Floats = np.bincount(places, weights=values, minlength=len(counts)).astype(np.float64)
+        return sums
+
+    merged = {key: (summed(top), summed(bottom)) for key, (top, bottom) in ratios.items()}
+    if counts.min() == counts.max():
+        right = summed((column(results, "acc") == 1.0).astype(np.float64))
+        merged[f"pass@{counts[0]}"] = ((right > 0).astype(np.float64), np.ones(len(counts)))
+    return merged
 
 
 def _intervals(ratios: dict[str, Ratio], rows: int, resamples: int, seed: int) -> dict[str, tuple[float, float]]:

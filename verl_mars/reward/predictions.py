@@ -1,34 +1,40 @@
 """Predictions on disk: what ``verl-mars score`` reads.
 
-JSONL, one object a line, or a JSON list of such objects:
+JSONL, one object a line, or a JSON list of such objects, or a table (parquet, CSV):
 
 | key | meaning |
 |---|---|
-| ``response`` (or ``output``, or ``content``: [text]) | what the model wrote |
-| ``ground_truth`` (or ``gts``) | a row's ground truth, or the plain forms below |
+| ``response``, ``output``, ``content``, ``predict``, ``prediction``, ``filtered_resps``, ``resps`` | the response |
+| ``ground_truth``, ``gts``, ``target``, ``labels``, ``label``, ``solution``, ``answer`` | the ground truth |
 | ``task``, ``data_source``, ``source``, ``index``, ... | optional; any other key can be grouped by |
 | ``extra_info`` | optional, as in a row: ``task``, ``coordinates``, ``image_sizes``, ... |
 
-So verl's validation dumps and the files of the MARS authors' inference script can be read as they are. Plain ground
-truths: a list of boxes; "three or 3"; a letter, with the choices in ``choices`` or in the text of the question.
+So dumps of verl, EasyR1 and ms-swift, samples of lmms-eval and the files of the MARS authors' inference script are read
+as they are; options name other keys. A list of responses is n samples of one row. Plain ground truths: a list of boxes;
+"three or 3"; a letter, with or without its text, whose choices stand in ``choices`` or in the text of the question.
 """
 
+import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verl_mars.errors import DataError
 from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Hints
 from verl_mars.vision.resize import Size
 
 _MAX_LINE = 10_000_000
-_RESPONSES = ("response", "output", "content")
-_TRUTHS = ("ground_truth", "gts")
+_RESPONSES = ("response", "output", "content", "predict", "prediction", "filtered_resps", "resps")
+_OBJECT = re.compile(r'\s*\{\s*"')  # of JSON, as opposed to a set of numbers
+_TAGGED = re.compile(r"(?:<think>.*</think>\s*)?<answer>(.*)</answer>", re.DOTALL)
+_TRUTHS = ("ground_truth", "gts", "target", "labels", "label", "solution", "answer")
 
 
-class PredictionError(ValueError):
+class PredictionError(DataError):
     """A file of predictions cannot be read; the message names file, line and key."""
 
 
@@ -51,13 +57,15 @@ class Defaults:
     task: str | None = None
     label: str = "object"
     size: Size | None = None
+    response_key: str | None = None
+    truth_key: str | None = None
 
 
 def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -> list[Prediction]:
     """All predictions of a file.
 
     Args:
-        path: ``.jsonl``, or ``.json`` with a list.
+        path: ``.jsonl``, ``.json`` with a list, ``.parquet``, ``.csv`` or ``.tsv``.
         defaults: for lines without a task, boxes without labels, images without size.
         rows: the rows that were asked, in the same order: parquet of the row schema or the authors' question file. They
             lend what a line lacks: ground truth, task, sizes, choices.
@@ -65,7 +73,7 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
     Raises:
         PredictionError: no such file, broken JSON, a missing key, or as many rows as lines are not there.
     """
-    lines = list(_objects(path))
+    lines = list(_entries_of(path))
     if not lines:
         raise PredictionError(f"{path}: no predictions in it")
     lenders: Iterable[Mapping[str, Any]] = [{}] * len(lines)
@@ -75,15 +83,44 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
             raise PredictionError(f"{path} has {len(lines)} predictions, but {rows} has {len(lent)} rows")
         lenders = lent
     return [
-        _prediction(path, number, value, lender, defaults)
+        prediction
         for (number, value), lender in zip(lines, lenders, strict=True)
+        for prediction in _predictions(path, number, value, lender, defaults)
     ]
+
+
+def _entries_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line or position, object) of each entry of a file of any kind."""
+    if path.suffix == ".parquet":
+        return enumerate((row for batch in _parquet(path).iter_batches() for row in batch.to_pylist()), 1)
+    if path.suffix in (".csv", ".tsv"):
+        return _table(path, "\t" if path.suffix == ".tsv" else ",")
+    return _objects(path)
+
+
+def _table(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from enumerate(csv.DictReader(file, delimiter=separator), 1)
+    except OSError as error:
+        raise PredictionError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PredictionError(f"{path}: cannot be read as a table ({error})") from None
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow.parquet as parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise PredictionError(f"{path}: cannot be read as parquet ({error})") from None
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line or position, object) of each entry of a JSON list or a JSONL file."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             if path.suffix == ".json":
                 yield from _entries(path, file.read())
                 return
@@ -124,12 +161,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         for _, value in _objects(path):
             yield {**value, "question": _text_of(value.get("content"))}
         return
-    import pyarrow.parquet as parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise PredictionError(f"{path}: cannot be read as parquet ({error})") from None
+    file = _parquet(path)
     columns = [name for name in ("data_source", "reward_model", "extra_info") if name in file.schema_arrow.names]
     for batch in file.iter_batches(columns=columns):
         for row in batch.to_pylist():
@@ -138,20 +170,23 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield {"ground_truth": truth, "data_source": row.get("data_source"), "extra_info": info}
 
 
-def _prediction(
+def _predictions(
     path: Path, number: int, value: Mapping[str, Any], lender: Mapping[str, Any], defaults: Defaults
-) -> Prediction:
+) -> Iterator[Prediction]:
     where = f"{path}, line {number}"
-    response = next((value[key] for key in _RESPONSES if key in value), None)
-    if isinstance(response, list):
-        response = _text_of(response)
-    if response is None:
-        raise PredictionError(f"{where}: none of the keys {', '.join(_RESPONSES)}; one must hold the response")
-    if not isinstance(response, str):
-        raise PredictionError(f"{where}: the response is {type(response).__name__}, text is needed")
-    truth = next((source[key] for source in (value, lender) for key in _TRUTHS if source.get(key) is not None), None)
+    keys = (defaults.response_key,) if defaults.response_key else _RESPONSES
+    key = next((key for key in keys if value.get(key) is not None), None)
+    if key is None:
+        raise PredictionError(f"{where}: none of the keys {', '.join(keys)}; one must hold the response")
+    responses = [_text_of(value[key])] if key == "content" else _samples(value[key])
+    if responses is None:
+        raise PredictionError(f"{where}: the response is {type(value[key]).__name__}, text is needed")
+    if key in _TRUTHS or key == defaults.truth_key:
+        raise PredictionError(f"{where}: {key!r} cannot be both response and ground truth")
+    truths = (defaults.truth_key,) if defaults.truth_key else _TRUTHS
+    truth = next((source[key] for source in (value, lender) for key in truths if source.get(key) is not None), None)
     if truth is None:
-        raise PredictionError(f"{where}: none of the keys {', '.join(_TRUTHS)}; one must hold the ground truth")
+        raise PredictionError(f"{where}: none of the keys {', '.join(truths)}; one must hold the ground truth")
     info = {**(lender.get("extra_info") or {}), **(value.get("extra_info") or {})}
     task = value.get("task") or info.get("task") or defaults.task
     if task is None:
@@ -162,14 +197,25 @@ def _prediction(
             info[key] = value[key]
     if defaults.size is not None and "image_sizes" not in info:
         info["image_sizes"] = [list(defaults.size)] * 16
-    used = {*_RESPONSES, *_TRUTHS, "extra_info"}
+    used = {key, *_RESPONSES, *truths, "extra_info"}
     fields = {key: entry for key, entry in {**info, **lender, **value}.items() if key not in used}
     try:
         hints = Hints(defaults.label, _first_size(info), value.get("choices"), fields.get("question"))
         truth = plain_truth(task, truth, hints)
     except ValueError as error:
         raise PredictionError(f"{where}: {error}") from None
-    return Prediction(number, response, truth, info, fields)
+    for response in responses:
+        yield Prediction(number, response, truth, info, fields)
+
+
+def _samples(value: Any) -> list[str] | None:
+    """The responses of one row: a text, or a list of texts at any depth; None for anything else."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        return None
+    parts = [_samples(item) for item in value]
+    return None if any(part is None for part in parts) else [text for part in parts for text in part or ()]
 
 
 def _first_size(info: Mapping[str, Any]) -> Size | None:
@@ -194,6 +240,9 @@ def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
     Raises:
         ValueError: an unknown task, a letter without choices, a count without a number.
     """
-    if isinstance(truth, Mapping) or (isinstance(truth, str) and truth.lstrip().startswith("{")):
+    if isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth)):
         return truth
+    if isinstance(truth, str):
+        tagged = _TAGGED.fullmatch(truth.strip())
+        truth = tagged.group(1).strip() if tagged else truth
     return task_named(task).from_plain(truth, hints)

@@ -33,6 +33,7 @@ _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d.])\d{1,3}(?
 _SAME = [
     (re.compile(r"\^\{?\\circ\}?"), " \u00b0"),
     (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"^\s*\{([^{}]*,[^{}]*)\}\s*$"), r"\\{\1\\}"),  # a set, as people write it
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\([lgn]e)q(?![a-zA-Z])"), r"\\\1"),
 ]

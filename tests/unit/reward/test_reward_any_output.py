@@ -27,7 +27,7 @@ TAGS = st.lists(
 TASKS = st.sampled_from(sorted(mutants.TRUTHS))
 VARIANTS = st.sampled_from(["mars", "authors"])
 
-TRUTHS = mutants.TRUTHS | {"math": {"answer": "3"}}
+TRUTHS = mutants.TRUTHS | {"math": {"answer": "3"}, "ocr": {"answers": ["Exit 42", "Main Street"]}}
 
 
 def score(task, text, **settings):
@@ -88,7 +88,9 @@ def test_a_hundred_thousand_mutants_get_a_score():
     assert 0.0 < sum(map(bool, scores)) / len(scores) < 0.5, "the mutants are all right or all wrong: no test"
 
 
-@pytest.mark.parametrize(("task", "variant"), [*product(sorted(mutants.TRUTHS), ["mars", "authors"]), ("math", "mars")])
+@pytest.mark.parametrize(
+    ("task", "variant"), [*product(sorted(mutants.TRUTHS), ["mars", "authors"]), ("math", "mars"), ("ocr", "mars")]
+)
 @pytest.mark.slow
 def test_no_giant_takes_long(task, variant):
     """100 KB in at most 50 ms of processor time, in the better of three runs: the machine may be busy."""

@@ -1,7 +1,6 @@
 """``verl-mars score``: reading predictions, metrics with intervals, the authors' metric, the command."""
 
 import json
-import random
 import re
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from verl_mars.cli import app
-from verl_mars.reward import authors_metric, cli, compute_score
+from verl_mars.reward import cli, compute_score
 from verl_mars.reward.evaluate import grouped, metrics_of
 from verl_mars.reward.predictions import Defaults, PredictionError, plain_truth, read_predictions
 from verl_mars.tasks.base import Hints
@@ -115,6 +114,29 @@ def test_bad_lines_are_named(tmp_path, text, says):
         read_predictions(path, Defaults())
 
 
+def test_many_samples_of_a_row(tmp_path, command):
+    lines = [
+        {"response": [tagged("red"), tagged("blue")], "ground_truth": "red"},
+        {"response": [tagged("blue"), tagged("blue")], "ground_truth": "red"},
+        {"response": [tagged("red"), tagged("red")], "ground_truth": "red"},
+    ]
+    summary = tmp_path / "s.json"
+    result = command(write(tmp_path / "p.jsonl", lines), "--task", "vqa", "--summary", summary)
+    assert result.exit_code == 0, result.output
+    table = json.loads(summary.read_text())["tasks"]["vqa"]["all"]
+    assert table["rows"] == 3
+    assert table["metrics"]["acc"]["value"] == pytest.approx(3 / 6)
+    assert table["metrics"]["pass@2"]["value"] == pytest.approx(2 / 3)
+
+
+def test_samples_of_one_row_are_resampled_together():
+    results = vqa_results(50, 50)
+    alone = metrics_of("vqa", results, resamples=2000).metrics["acc"]
+    together = metrics_of("vqa", results, resamples=2000, rows=[index // 10 for index in range(100)]).metrics["acc"]
+    assert together.value == alone.value
+    assert together.high - together.low > 2 * (alone.high - alone.low), "ten right answers to one row are no ten rows"
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(PredictionError, match="none.jsonl: No such file"):
         read_predictions(tmp_path / "none.jsonl", Defaults())
@@ -141,6 +163,19 @@ def test_bad_files_are_named(tmp_path):
         ("math", "1/2", {"answer": "1/2"}),
         ("grounding", BOXES, {"boxes": BOXES, "labels": ["person"] * 2, "frame": 0, "size": (100, 100)}),
         ("vqa", '{"answers": ["x"]}', '{"answers": ["x"]}'),
+        ("vqa", 3, {"answers": ["3"]}),
+        ("vqa", "Trick or Treat", {"answers": ["Trick or Treat"]}),
+        ("vqa", "blue or green or teal", {"answers": ["blue", "green", "teal"]}),
+        ("vqa", "red and blue or blue and red", {"answers": ["red and blue", "blue and red"]}),
+        ("vqa", "<think>t</think><answer>red</answer>", {"answers": ["red"]}),
+        ("ocr", "Exit 4", {"answers": ["Exit 4"]}),
+        ("count", 3.0, {"value": 3}),
+        ("math", "{1,2}", {"answer": "{1,2}"}),
+        (
+            "grounding",
+            [{"bbox_2d": BOXES[0], "label": "car"}, {"bbox": BOXES[1]}],
+            {"boxes": BOXES, "labels": ["car", "person"], "frame": 0, "size": (100, 100)},
+        ),
     ],
 )
 def test_plain_ground_truths(task, truth, wanted):
@@ -233,65 +268,6 @@ def test_resampling_in_chunks_changes_nothing(monkeypatch):
     whole = metrics_of("vqa", results)
     monkeypatch.setattr("verl_mars.reward.evaluate._CHUNK", 500)
     assert metrics_of("vqa", results) == whole
-
-
-# ---------------------------------------------------------------- the authors' metric
-
-
-def published_cleaning(text):
-    """The substitutions of their script, in their order."""
-    text = text.replace("-", " ")
-    for pattern, by in (
-        (r"(?<!\w):(?=\w)", " "),
-        (r"(?<=\w):(?!\w)", " "),
-        (r"(?<!\w)[^\w\s:]+(?=\w)", ""),
-        (r"(?<=\w)[^\w\s:]+(?!\w)", ""),
-        (r"\s+", " "),
-    ):
-        text = re.sub(pattern, by, text)
-    return text.strip()
-
-
-def test_cleaning_equals_the_published_expressions_but_in_linear_time():
-    rng = random.Random(0)
-    for _ in range(20_000):
-        text = "".join(rng.choice("ab1_ -:!?.,'\t\u00e9(") for _ in range(rng.randint(0, 14)))
-        assert authors_metric._cleaned(text) == published_cleaning(text), text
-    assert authors_metric._cleaned("!" * 200_000) == "!" * 200_000
-
-
-def test_their_grounding_metric():
-    rows = [
-        (boxes_answer(*BOXES), BOXES),
-        (boxes_answer(BOXES[0]), BOXES),  # mean IoU 0.5 is not above 0.5
-        (boxes_answer(BOXES[0], [0, 0, 9, 9], BOXES[1]), BOXES),  # an excess box costs nothing
-        (tagged(json.dumps(BOXES)), BOXES),  # no fence: left out
-        ("", BOXES),  # left out
-        (boxes_answer([10, 10, 50.5, 50], BOXES[1]), BOXES),  # a box of both kinds of numbers is lost
-    ]
-    metric = authors_metric.grounding_metric(rows)
-    assert (metric.rows, metric.counted, metric.correct) == (6, 4, 2)
-    assert metric.miou == pytest.approx((1 + 0.5 + 1 + 0.5) / 4)
-    assert metric.accuracy == 0.5 and metric.accuracy_of_all == pytest.approx(2 / 6)
-    flat = authors_metric.grounding_metric([(boxes_answer([5, 5, 5, 5]), [[5, 5, 5, 5]])])
-    assert (flat.crashed, flat.miou) == (1, 0.0)
-    assert authors_metric.grounding_metric([("", BOXES)]).accuracy is None
-
-
-@pytest.mark.parametrize(
-    ("output", "truth", "right"),
-    [
-        ("", "yes", 1),
-        ("yes or no", "no", 1),
-        ("<think>a book</think><answer>B</answer>", "A", 1),
-        (tagged("3"), "three or 3", 0),
-        ("3", "three or 3", 1),
-        (tagged("eyes"), "yes", 0),
-        ("(" * 100_000, "yes", 0),
-    ],
-)
-def test_their_metric_of_words(output, truth, right):
-    assert authors_metric.words_metric([(output, truth)]).correct == right
 
 
 # ---------------------------------------------------------------- the command
@@ -389,8 +365,7 @@ def test_mixed_tasks_have_a_table_each(tmp_path, command):
 
 
 def test_numpy_is_not_in_the_summary(tmp_path):
-    report = cli.run(
-        llvip_file(tmp_path), cli._settings("mars", None, None, []), task="grounding", label="person", size=(100, 100)
-    )
+    settings = cli.read_settings("mars", None, None, [])
+    report = cli.run(llvip_file(tmp_path), settings, defaults=Defaults("grounding", "person", (100, 100)))
     json.dumps(report, allow_nan=False)
     assert not any(isinstance(value, np.generic) for value in report["tasks"]["grounding"]["all"].values())

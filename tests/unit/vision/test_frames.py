@@ -5,8 +5,9 @@ import json
 import pytest
 
 from verl_mars.errors import SampleError
+from verl_mars.reward import compute_score
 from verl_mars.vision.checkpoint import read_family, read_limits
-from verl_mars.vision.families import FAMILIES, frame_named
+from verl_mars.vision.families import FAMILIES, IMAGE_LIMITS, frame_named
 from verl_mars.vision.resize import ImageLimits, limits_of, seen_size, visual_tokens
 
 PUBLISHED = ImageLimits()
@@ -76,6 +77,35 @@ def write_model(folder, model_type, **processor):
         name, content = processor.popitem()
         (folder / f"{name}.json").write_text(json.dumps(content))
     return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "box"),
+    [
+        ("pixel", [10, 20, 110, 220]),
+        ("qwen2_vl", [10, 40, 110, 440]),
+        ("qwen2_5_vl", [10.08, 20.16, 110.88, 221.76]),  # 1000 x 500 is seen as 1008 x 504
+        ("qwen3_vl_moe", [10, 40, 110, 440]),
+        ("qwen3_5", [10, 40, 110, 440]),
+        ("glm4v_moe", [10, 40, 110, 440]),
+        ("internvl", [10, 40, 110, 440]),
+        ("kimi_vl", [0.01, 0.04, 0.11, 0.44]),
+        ("gemma4", [40, 10, 440, 110]),
+        ("thousandths_yx", [40, 10, 440, 110]),
+    ],
+)
+def test_each_family_answers_in_its_frame(family, box):
+    truth = {"boxes": [[10, 20, 110, 220]], "labels": ["person"], "frame": 0, "size": [1000, 500]}
+    text = f'<think>a</think><answer>[{{"bbox_2d": {box}, "label": "person"}}]</answer>'
+    result = compute_score("d", text, truth, {"task": "grounding", "coordinates": family})
+    assert result["acc"] == pytest.approx(1.0)
+    other = "pixel" if family != "pixel" else "thousandths"
+    assert compute_score("d", text, truth, {"task": "grounding", "coordinates": other})["acc"] < 0.99
+
+
+def test_every_family_says_where_its_frame_is_documented():
+    assert all(family.source for family in FAMILIES.values())
+    assert {family.limits for family in FAMILIES.values()} - {None} == set(IMAGE_LIMITS.values())
 
 
 def test_the_family_is_the_model_type_and_an_unknown_one_is_refused(tmp_path):

@@ -381,28 +381,3 @@ def test_a_model_of_an_unknown_family_needs_the_frame_of_its_boxes(tmp_path):
 
 def test_a_task_without_boxes_needs_no_model_files():
     assert run(config(model="/no/such/model"), item(GOOD))["reward_score"] == 1.0
-
-
-def test_rows_with_boxes_are_refused_before_a_model_loads_where_its_frame_is_unknown(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from verl_mars.preflight.data import frame_faults
-
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
-    files = {}
-    for name, info in (("boxes", {"task": "grounding"}), ("words", {"task": "vqa"})):
-        files[name] = str(tmp_path / f"{name}.parquet")
-        pq.write_table(pa.Table.from_pylist([{"extra_info": {"task": "vqa"}}, {"extra_info": info}]), files[name])
-
-    def faults(file, reward=None, **custom):
-        return frame_faults(config(reward, model=str(tmp_path), data={"train_files": [files[file]]}, **custom))
-
-    (fault,) = faults("boxes")
-    assert "boxes.parquet has rows of the task grounding" in fault and "'llava'" in fault
-    assert "reward.reward_kwargs.coordinates" in fault
-    assert faults("words") == []
-    assert faults("boxes", {"coordinates": "thousandths"}) == []
-    assert faults("boxes", path="/a/reward.py") == []
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm4v"}))
-    assert faults("boxes") == []

@@ -1,4 +1,4 @@
-"""A package outside this repository brings a method by an entry point, and trains with it."""
+"""A package outside this repository brings a method by an entry point, and trains with it: docs/extend.md's example."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_it_trains_two_steps(tmp_path, small_run):
         assert metrics["perf/score_view_share"] > 0
     line = json.loads((dump / "1.jsonl").read_text().splitlines()[0])
     assert set(line["weight"]) <= {0.25, 1.0}
-    assert line["token_values"] == {"weight": "share left"}
+    assert line["token_values"] == {"weight": "share kept"}
 
 
 def test_the_doctor_knows_it(tmp_path):

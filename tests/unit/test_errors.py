@@ -14,7 +14,7 @@ from verl_mars.errors import UsageError, UserError, errors_printed
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ("demo --algorithm nope", 2, "error: unknown algorithm 'nope'; allowed: ['dapo'"),
+        ("demo --algorithm nope", 2, "error: unknown algorithm 'nope'; allowed: ["),
         ("demo --track nope", 2, "error: unknown toy track 'nope'; allowed: ['default'"),
         ("demo --steps 0", 2, "--steps"),
         ("data list nope", 2, "error: data set 'nope' is unknown, allowed: "),

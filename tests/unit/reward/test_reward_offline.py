@@ -1,7 +1,6 @@
 """``verl-mars score``: reading predictions, metrics with intervals, the authors' metric, the command."""
 
 import json
-import random
 import re
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from verl_mars.cli import app
-from verl_mars.reward import authors_metric, cli, compute_score
+from verl_mars.reward import cli, compute_score
 from verl_mars.reward.evaluate import grouped, metrics_of
 from verl_mars.reward.predictions import Defaults, PredictionError, plain_truth, read_predictions
 from verl_mars.tasks.base import Hints
@@ -113,48 +112,6 @@ def test_bad_lines_are_named(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(PredictionError, match=says):
         read_predictions(path, Defaults())
-
-
-@pytest.mark.parametrize("truth", ["B", "(B)", "b.", "B. Cooking", "Cooking"])
-def test_a_choice_as_truth_may_be_letter_or_text(truth):
-    wanted = {"letter": "B", "text": "Cooking", "choices": ["Travel", "Cooking"]}
-    assert plain_truth("mcq", truth, Hints(choices=["Travel", "Cooking"])) == wanted
-
-
-LINES = {
-    "lmms-eval": {"doc_id": 0, "target": "red", "resps": [[tagged("red")]], "filtered_resps": [tagged("red")]},
-    "ms-swift": {"response": tagged("red"), "labels": "red", "messages": [], "images": ["a.jpg"]},
-    "EasyR1": {"prompt": "?", "predict": tagged("red"), "ground_truth": "red", "score": 1.0},
-    "verl": {"input": "?", "output": tagged("red"), "gts": '{"answers": ["red"]}', "score": 1.0, "step": 3},
-    "R1-V": {"problem": "?", "prediction": tagged("red"), "solution": "<answer> red </answer>"},
-}
-
-
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_lines_of_other_projects(tmp_path, line):
-    (found,) = read_predictions(write(tmp_path / "p.jsonl", [line]), Defaults(task="vqa"))
-    assert compute_score("d", found.response, found.ground_truth, found.extra_info)["acc"] == 1.0
-
-
-def test_tables_and_files_with_a_byte_order_mark(tmp_path):
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    line = {"response": tagged("red"), "labels": "red"}
-    parquet.write_table(arrow.Table.from_pylist([line]), tmp_path / "p.parquet")
-    (tmp_path / "p.csv").write_text(f"response,answer\n{tagged('red')},red\n", encoding="utf-8-sig")
-    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(line).encode() + b"\r\n")
-    for name in ("p.parquet", "p.csv", "p.jsonl"):
-        (found,) = read_predictions(tmp_path / name, Defaults(task="vqa"))
-        assert (found.line, found.response, found.ground_truth) == (1, tagged("red"), {"answers": ["red"]}), name
-
-
-def test_keys_may_be_named(tmp_path):
-    path = write(tmp_path / "p.jsonl", [{"mine": tagged("red"), "yours": "red", "response": "no", "answer": "no"}])
-    (found,) = read_predictions(path, Defaults("vqa", response_key="mine", truth_key="yours"))
-    assert (found.response, found.ground_truth) == (tagged("red"), {"answers": ["red"]})
-    with pytest.raises(PredictionError, match="none of the keys ours"):
-        read_predictions(path, Defaults("vqa", response_key="ours"))
 
 
 def test_many_samples_of_a_row(tmp_path, command):
@@ -311,65 +268,6 @@ def test_resampling_in_chunks_changes_nothing(monkeypatch):
     whole = metrics_of("vqa", results)
     monkeypatch.setattr("verl_mars.reward.evaluate._CHUNK", 500)
     assert metrics_of("vqa", results) == whole
-
-
-# ---------------------------------------------------------------- the authors' metric
-
-
-def published_cleaning(text):
-    """The substitutions of their script, in their order."""
-    text = text.replace("-", " ")
-    for pattern, by in (
-        (r"(?<!\w):(?=\w)", " "),
-        (r"(?<=\w):(?!\w)", " "),
-        (r"(?<!\w)[^\w\s:]+(?=\w)", ""),
-        (r"(?<=\w)[^\w\s:]+(?!\w)", ""),
-        (r"\s+", " "),
-    ):
-        text = re.sub(pattern, by, text)
-    return text.strip()
-
-
-def test_cleaning_equals_the_published_expressions_but_in_linear_time():
-    rng = random.Random(0)
-    for _ in range(20_000):
-        text = "".join(rng.choice("ab1_ -:!?.,'\t\u00e9(") for _ in range(rng.randint(0, 14)))
-        assert authors_metric._cleaned(text) == published_cleaning(text), text
-    assert authors_metric._cleaned("!" * 200_000) == "!" * 200_000
-
-
-def test_their_grounding_metric():
-    rows = [
-        (boxes_answer(*BOXES), BOXES),
-        (boxes_answer(BOXES[0]), BOXES),  # mean IoU 0.5 is not above 0.5
-        (boxes_answer(BOXES[0], [0, 0, 9, 9], BOXES[1]), BOXES),  # an excess box costs nothing
-        (tagged(json.dumps(BOXES)), BOXES),  # no fence: left out
-        ("", BOXES),  # left out
-        (boxes_answer([10, 10, 50.5, 50], BOXES[1]), BOXES),  # a box of both kinds of numbers is lost
-    ]
-    metric = authors_metric.grounding_metric(rows)
-    assert (metric.rows, metric.counted, metric.correct) == (6, 4, 2)
-    assert metric.miou == pytest.approx((1 + 0.5 + 1 + 0.5) / 4)
-    assert metric.accuracy == 0.5 and metric.accuracy_of_all == pytest.approx(2 / 6)
-    flat = authors_metric.grounding_metric([(boxes_answer([5, 5, 5, 5]), [[5, 5, 5, 5]])])
-    assert (flat.crashed, flat.miou) == (1, 0.0)
-    assert authors_metric.grounding_metric([("", BOXES)]).accuracy is None
-
-
-@pytest.mark.parametrize(
-    ("output", "truth", "right"),
-    [
-        ("", "yes", 1),
-        ("yes or no", "no", 1),
-        ("<think>a book</think><answer>B</answer>", "A", 1),
-        (tagged("3"), "three or 3", 0),
-        ("3", "three or 3", 1),
-        (tagged("eyes"), "yes", 0),
-        ("(" * 100_000, "yes", 0),
-    ],
-)
-def test_their_metric_of_words(output, truth, right):
-    assert authors_metric.words_metric([(output, truth)]).correct == right
 
 
 # ---------------------------------------------------------------- the command

@@ -1,0 +1,60 @@
+"""Lines that other projects write, as ``verl-mars score`` reads them."""
+
+import json
+
+import pytest
+
+from verl_mars.reward import compute_score
+from verl_mars.reward.predictions import Defaults, PredictionError, plain_truth, read_predictions
+from verl_mars.tasks.base import Hints
+
+
+def tagged(answer):
+    return f"<think>a</think><answer>{answer}</answer>"
+
+
+def write(path, lines):
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("truth", ["B", "(B)", "b.", "B. Cooking", "Cooking"])
+def test_a_choice_as_truth_may_be_letter_or_text(truth):
+    wanted = {"letter": "B", "text": "Cooking", "choices": ["Travel", "Cooking"]}
+    assert plain_truth("mcq", truth, Hints(choices=["Travel", "Cooking"])) == wanted
+
+
+LINES = {
+    "lmms-eval": {"doc_id": 0, "target": "red", "resps": [[tagged("red")]], "filtered_resps": [tagged("red")]},
+    "ms-swift": {"response": tagged("red"), "labels": "red", "messages": [], "images": ["a.jpg"]},
+    "EasyR1": {"prompt": "?", "predict": tagged("red"), "ground_truth": "red", "score": 1.0},
+    "verl": {"input": "?", "output": tagged("red"), "gts": '{"answers": ["red"]}', "score": 1.0, "step": 3},
+    "R1-V": {"problem": "?", "prediction": tagged("red"), "solution": "<answer> red </answer>"},
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_lines_of_other_projects(tmp_path, line):
+    (found,) = read_predictions(write(tmp_path / "p.jsonl", [line]), Defaults(task="vqa"))
+    assert compute_score("d", found.response, found.ground_truth, found.extra_info)["acc"] == 1.0
+
+
+def test_tables_and_files_with_a_byte_order_mark(tmp_path):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    line = {"response": tagged("red"), "labels": "red"}
+    parquet.write_table(arrow.Table.from_pylist([line]), tmp_path / "p.parquet")
+    (tmp_path / "p.csv").write_text(f"response,answer\n{tagged('red')},red\n", encoding="utf-8-sig")
+    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(line).encode() + b"\r\n")
+    for name in ("p.parquet", "p.csv", "p.jsonl"):
+        (found,) = read_predictions(tmp_path / name, Defaults(task="vqa"))
+        assert (found.line, found.response, found.ground_truth) == (1, tagged("red"), {"answers": ["red"]}), name
+
+
+def test_keys_may_be_named(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"mine": tagged("red"), "yours": "red", "response": "no", "answer": "no"}])
+    (found,) = read_predictions(path, Defaults("vqa", response_key="mine", truth_key="yours"))
+    assert (found.response, found.ground_truth) == (tagged("red"), {"answers": ["red"]})
+    with pytest.raises(PredictionError, match="none of the keys ours"):
+        read_predictions(path, Defaults("vqa", response_key="ours"))

@@ -15,7 +15,7 @@ class Hook:
     """A private method of verl that classes of ours override, since verl has no public hook there."""
 
     parameters: str
-    """Of verl's method, without ``self``."""
+    """Parameters of verl's method, without ``self``."""
     ours: tuple[str, ...]
     """Classes below ``verl_mars``."""
 
@@ -109,7 +109,8 @@ def actor_id(actor: Any) -> str:
 
 
 def cpus_for_ray() -> int:
-    """How many CPUs Ray counts on this machine: a container's quota where it has one. Ray has no public name for it."""
+    """Number of CPUs that Ray counts on this machine: a container's quota if it has one. Ray has no public name for
+    it."""
     from ray._private.utils import get_num_cpus
 
     return int(get_num_cpus(override_docker_cpu_warning=True))
@@ -176,12 +177,12 @@ def define_missing_torchvision_ops() -> None:
 
 
 def keep_equal_mrope_rows(tensordict_utils: Any) -> None:
-    """mRoPE position ids of a batch whose samples all have the same length. Not a matter of the device.
+    """Repair mRoPE position ids of a batch whose samples all have the same length, on any device.
 
     A row of position ids is (4, L_i), a batch of them a nested tensor ragged in its last dimension. Pickling loses
     which dimension is ragged, so verl's ``maybe_fix_3d_position_ids`` sets it to the last. But of rows of one shape
     torch makes a nested tensor that is ragged in dimension 1 (the 4), whose offsets count rows of 4: labelled as
-    ragged in dimension 2, unbinding it fails. Such a tensor is built anew here. Goes when verl checks the offsets.
+    ragged in dimension 2, unbinding it fails. Such a tensor is rebuilt here. Goes when verl checks the offsets.
     """
 
     def maybe_fix_3d_position_ids(data: Any) -> None:
@@ -201,7 +202,7 @@ def keep_equal_mrope_rows(tensordict_utils: Any) -> None:
 
 
 def average_vision_output(modeling_outputs: Any) -> None:
-    """A micro-batch without images for the Qwen2-VL family. Not a matter of the device.
+    """Repair a micro-batch without images for the Qwen2-VL family, on any device.
 
     For such a batch verl adds ``0.0 * visual(zeros).mean()`` to the embeddings, so that the vision tower takes part in
     every backward pass. transformers 5 returns an object there instead of a tensor: ``'BaseModelOutputWithPooling'

@@ -1,4 +1,4 @@
-"""``verl-mars``: demo, doctor, data, score."""
+"""``verl-mars``: demo, doctor, data, score, probe, show-tokens."""
 
 import os
 import sys
@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from verl_mars.data.cli import app as data_app
 from verl_mars.data_prep import converter_names, find_converter
 from verl_mars.errors import FAILED, UsageError, errors_printed
+from verl_mars.probe.cli import probe
 from verl_mars.reward.cli import score
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Multi-source visual RL for verl.")
 app.add_typer(data_app, name="data")
 app.command()(score)
+app.command()(probe)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a user can get wrong, and the one way in which every command prints it."""
+"""Errors of users, and the one way in which every command prints them."""
 
 import errno
 import sys

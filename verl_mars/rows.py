@@ -1,4 +1,4 @@
-"""What a training row carries besides verl's own fields: its key, anchors and branch, and who counts.
+"""The contents of a training row besides verl's own fields: key, anchors, branch, and which rows count.
 
 A row is one output of one fused session. verl stores it under the key ``{uid}_{session}_{output}`` with a mapping of
 tags; our fields travel with it. Shapes: B rows, K anchors of a prompt.
@@ -38,7 +38,7 @@ class Key(NamedTuple):
     """verl's key of a row."""
 
     uid: str
-    """Of the prompt, drawn by verl each time the prompt is sampled."""
+    """The prompt's uid; verl draws a new one each time the prompt is sampled."""
     session: int
     output: int
     """A session has several outputs if its agent loop rewrites the conversation; all others have one."""
@@ -68,7 +68,7 @@ def last_outputs(keys: Sequence[str]) -> torch.Tensor:
 def real_rows(tags: Tags) -> torch.Tensor:
     """(B,) bool: the rows that are not padding.
 
-    verl fills a batch up with rows under uids of their own that copy all other fields of a real row.
+    verl fills a batch with rows under new uids that copy all other fields of a real row.
     """
     return torch.tensor([not tag.get("is_padding", False) for tag in tags], dtype=torch.bool)
 

@@ -44,7 +44,7 @@ def run_on_rows(
     run: Callable[[Batch], None],
     results: Sequence[str],
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Write rows to a partition of their own, run workers on them, read columns back and clear the partition.
+    """Write rows to a separate partition, run workers on them, read columns back and clear the partition.
 
     Args:
         partition: used by nobody else.

@@ -9,6 +9,8 @@ fused      every source                  the ordinary rollout
 mono(s)    source s alone                MARS: its reward is the anchor
 noisy      every source, perturbed       VOGUE: how far it moves the policy
 blind      no source                     PGPO: how much a token depends on the images
+subset     some sources                  the probe: what leaving a source out costs
+shuffled   the images of another row     the probe: does the policy look at these images
 =========  ============================  =============================================
 
 A :class:`RolloutView` turns a row into another row: the fields that verl's agent loop gets from the data set
@@ -47,9 +49,9 @@ class Source:
     images: tuple[int, ...]
     """Indices into the row's images."""
     prompt: str | None = None
-    """What the policy is asked when it sees this source alone; ``None``: the fused text."""
+    """The prompt for this source alone; ``None``: the fused text."""
     ground_truth: str | None = None
-    """What a mono answer is scored against; ``None``: the row's own ground truth."""
+    """The ground truth of a mono answer; ``None``: the row's own."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Fused:
 class Mono:
     """One source alone.
 
-    The source's own prompt is used where it has one. Else the fused text is: with ``repeat`` (the authors' way) the
-    source's images fill every image placeholder in turn, so that the text and the number of images stay as they are;
-    with ``drop`` the placeholders of other sources are left out.
+    A source's own prompt is used if it has one, otherwise the fused text. With ``repeat`` (the authors' way) the
+    source's images fill every image placeholder in turn, so the text and the number of images stay as they are; with
+    ``drop`` the placeholders of other sources are left out.
     """
 
     source: Source
@@ -81,11 +83,11 @@ class Mono:
         return f"mono({self.source.name})"
 
     def render(self, row: Row) -> Row:
-        """The row with only this source's images, and its own ground truth where the source has one.
+        """The row with only this source's images, and the source's own ground truth if it has one.
 
         Raises:
-            ValueError: the source names an image that the row has not, or its own prompt has another number of
-                ``<image>`` than the source has images.
+            ValueError: the source names an image that the row does not have, or the numbers of its images and of the
+                ``<image>`` in its own prompt differ.
         """
         messages = list(row["raw_prompt"])
         images = [part for part in _image_parts(messages)]
@@ -103,8 +105,53 @@ class Mono:
         return rendered
 
 
+@dataclass(frozen=True)
+class Subset:
+    """Some sources: the fused text without the images of the others, and the row's own ground truth.
+
+    Without any source this is the blind view as a prompt; :class:`Blind` is the same for a response already sampled.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+
+    def render(self, row: Row) -> Row:
+        """The row with only these sources' images.
+
+        Raises:
+            ValueError: a source names an image that the row has not.
+        """
+        messages = list(row["raw_prompt"])
+        images = list(_image_parts(messages))
+        for source in self.sources:
+            _check_indices(source, len(images))
+        kept = {i: images[i] for source in self.sources for i in source.images}
+        return dict(row, raw_prompt=_exchange(messages, kept))
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every source's place, filled with the images of another row; text and ground truth stay."""
+
+    images: tuple[Message, ...]
+    """Image parts, one for each image of the row."""
+    name: str = "shuffled"
+
+    def render(self, row: Row) -> Row:
+        """The row with these images.
+
+        Raises:
+            ValueError: another number of images than the row has.
+        """
+        messages = list(row["raw_prompt"])
+        count = len(list(_image_parts(messages)))
+        if count != len(self.images):
+            raise ValueError(f"the prompt has {count} images, got {len(self.images)} to show in their place")
+        return dict(row, raw_prompt=_exchange(messages, dict(enumerate(self.images))))
+
+
 class Noise(Settings):
-    """How images are perturbed, each by its own draws; 0 or False switches a part off.
+    """Perturbation of images, drawn for each image separately; 0 or False switches a part off.
 
     The defaults are the paper's (VOGUE, section 4: flips, rotations, colour jitter and Gaussian noise of sigma 0.4; the
     angles and the strength of the jitter are those of the authors' code).
@@ -125,7 +172,7 @@ class Noise(Settings):
 
     turnable_tasks: tuple[str, ...] = Field(default=("count", "math"), strict=False)
     """Tasks (``extra_info.task``) whose answers stay right when an image is flipped or turned. A box or "left of" would
-    be asked of another image than the one that is shown; so rows of other tasks, or of no task, are never turned."""
+    no longer fit the image, so rows of other tasks, or of no task, are never turned."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +184,7 @@ class Noisy:
     name: str = "noisy"
 
     def perturb(self, images: Sequence[Image], task: str | None) -> list[Image]:
-        """The images perturbed, each by draws of its own, at their size and in RGB. ``task``: the row's."""
+        """The perturbed images, at their size and in RGB. ``task``: the row's."""
         import torch
 
         generator = torch.Generator().manual_seed(self.seed)
@@ -172,7 +219,7 @@ class Trajectory:
     response_mask: Tensor  # (R,) 1 where the policy sampled the token, 0 where a tool put it there
     position_ids: Tensor  # (P + R,), or (4, P + R) with mRoPE: place in the sequence, then time, row, column
     visual_inputs: Mapping[str, Any]
-    """What the processor made of the images (verl's ``multi_modal_inputs``)."""
+    """The processor's output for the images (verl's ``multi_modal_inputs``)."""
 
 
 class RolloutView(Protocol):
@@ -180,7 +227,7 @@ class RolloutView(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the view, as ``mono(rgb)``."""
+        """The view's name, as ``mono(rgb)``."""
 
     def render(self, row: Row) -> Row:
         """The row as the policy is shown it under this view.
@@ -201,9 +248,9 @@ class RescoreView(Protocol):
 class Blind:
     """No source: the visual tokens are dropped, every other token keeps its mRoPE position, there are no pixels.
 
-    For the other tokens this is the same as masking attention to the visual tokens (PGPO, appendix A.1), but costs less
-    the more of the prompt is visual. The place in the sequence is counted anew: transformers reads a gap in it as the
-    border between two packed sequences, and would cut the question off from what stands before the images.
+    For the other tokens this equals masking attention to the visual tokens (PGPO, appendix A.1), and costs less. Places
+    in the sequence are counted again: transformers reads a gap in them as the border between two packed sequences, and
+    would cut the question off from the text before the images.
     """
 
     visual_tokens: frozenset[int]
@@ -211,7 +258,7 @@ class Blind:
     name: str = "blind"
 
     def show(self, trajectory: Trajectory) -> Trajectory | None:
-        """The trajectory without its visual tokens, a tool's images included; ``None`` where it has none."""
+        """The trajectory without its visual tokens, a tool's images included; ``None`` if it has none."""
         import torch
 
         visual = torch.tensor(sorted(self.visual_tokens), dtype=trajectory.prompt.dtype)
@@ -239,15 +286,15 @@ class OtherPixels:
     visual_inputs: Mapping[str, Any]
 
     def show(self, trajectory: Trajectory) -> Trajectory | None:
-        """The trajectory with these visual inputs in place of its own."""
+        """The trajectory with these visual inputs."""
         return replace(trajectory, visual_inputs=self.visual_inputs)
 
 
 def with_images(row: Row, images: Sequence[Image]) -> Row:
-    """The row with its i-th image replaced by ``images[i]``; whatever else an image part says stays.
+    """The row with its i-th image replaced by ``images[i]``; other keys of an image part stay.
 
     Raises:
-        ValueError: another number of images than the row's messages have.
+        ValueError: the row's messages have another number of images.
     """
     messages = list(row["raw_prompt"])
     parts = list(_image_parts(messages))
@@ -261,7 +308,7 @@ def sources_of_row(row: Mapping[str, Any]) -> tuple[Source, ...]:
     """The sources of a row, from its column ``sources``.
 
     Raises:
-        ValueError: no such column, no source in it, a source without name or images, or two of one name.
+        ValueError: the column is missing or empty, a source has no name or no images, or two have one name.
     """
     column = row.get("sources")
     if column is None or len(column) == 0:
@@ -314,7 +361,7 @@ def _exchange(messages: Sequence[Message], image_at: Mapping[int, Message]) -> l
 
 
 def _own_prompt(messages: Sequence[Message], source: Source, images: Sequence[Message]) -> list[Message]:
-    """The system messages, then the source's own prompt with its images where it says ``<image>``."""
+    """The system messages, then the source's own prompt with its images in place of ``<image>``."""
     pieces = _IMAGE_TAG.split(source.prompt or "")
     if pieces.count("<image>") != len(images):
         raise ValueError(

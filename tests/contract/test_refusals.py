@@ -255,6 +255,50 @@ def test_anchors_of_noisy_groups_are_not_kept(variant, count):
     assert len(found) == count and all("anchor_every = 2" in fault for fault in found), found
 
 
+# ---------------------------------------------------------------- sampling from a part of the vocabulary
+
+TOP_P = "actor_rollout_ref.rollout.top_p=0.9"
+
+
+@pytest.mark.parametrize("recipe", ["toy_mars_grpo", "toy_grpo"])
+@pytest.mark.parametrize("key", ["rollout_is=sequence", "rollout_rs=seq_sum_k1", "bypass_mode=true"])
+@pytest.mark.parametrize("cut", [TOP_P, "actor_rollout_ref.rollout.top_k=20"])
+def test_rollout_correction_of_renormalised_log_probs_is_refused(recipe, key, cut):
+    override = f"algorithm.rollout_correction.{key}"
+    (found,) = recipe_faults(recipe, [override, cut])
+    assert key.split("=")[0] in found and cut.rpartition(".")[2].replace("=", " = ") in found, found
+    assert "renormalised" in found
+    assert recipe_faults(recipe, [override]) == []
+    assert recipe_faults(recipe, [override, cut, "actor_rollout_ref.rollout.logprobs_mode=raw_logprobs"]) == []
+
+
+def test_the_doctor_warns_of_a_part_of_the_vocabulary_under_mars():
+    from verl_mars.preflight.doctor import inspect_recipe
+
+    def notes(recipe, *overrides):
+        return [note for note in inspect_recipe(recipe, overrides).notes if "part of the vocabulary" in note]
+
+    assert len(notes("mars_grpo", "+paper=authors")) == 1
+    assert notes("mars_grpo") == notes("grpo", "+paper=authors") == []
+
+
+def test_the_trainer_warns_too(caplog, monkeypatch):
+    monkeypatch.setattr("verl_mars.preflight.configuration.data_faults", lambda config, method: [])
+    raise_on_faults(compose_recipe("toy_mars_grpo", [TOP_P]))
+    assert "part of the vocabulary" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variant", "betas", "count"), [("paper", (1, 1), 1), ("released", (1, 1), 0), ("released", (0.5, 2), 1)]
+)
+def test_bonuses_that_could_turn_a_sign_are_refused(variant, betas, count):
+    overrides = [f"algorithm.vogue.variant={variant}", f"algorithm.vogue.perception_beta={float(betas[0])}"]
+    found = recipe_faults("toy_vogue_grpo", [*overrides, f"algorithm.vogue.output_beta={float(betas[1])}"])
+    assert len(found) == count and all("must be at most 1" in fault for fault in found), found
+
+
+# ---------------------------------------------------------------- GPUs that work on one row together
+
 MEGATRON = ["model_engine=megatron", "actor_rollout_ref.model.path=model", "trainer.n_gpus_per_node=8"]
 MEGATRON += ["algorithm.adv_estimator=mars", "trainer.v1.trainer_mode=mars_sync"]
 MEGATRON += ["actor_rollout_ref.rollout.n=3", "actor_rollout_ref.actor.ppo_mini_batch_size=2"]

@@ -103,7 +103,36 @@ def test_metrics_of_pgpo_leave_padding_out():
     values = values_of(mask, tags=tags)
     values.view_log_probs[:7] = values.log_probs[:7]
     _, metrics, _ = inside("pgpo", values, rewards, mask, uids)
-    assert metrics == {"pgpo/dependency_mean": 0.0, "pgpo/boosted_tokens": 0.0}
+    assert metrics == {
+        "pgpo/dependency_mean": 0.0,
+        "pgpo/boosted_tokens": 0.0,
+        "pgpo/weight_max": 1.0,
+        "pgpo/effective_tokens": 1.0,
+    }
+
+
+def test_pgpos_guard_against_rounding_noise_is_that_of_the_forward_pass():
+    rewards, mask, uids = batch()
+    values = unmoved(mask)
+    noise = 0.02 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)).double() * mask
+    values = replace(values, view_log_probs=values.log_probs + noise)
+    weights = {
+        kind: inside("pgpo", replace(values, forward_type=kind), rewards, mask, uids)[2]["weight"]
+        for kind in (torch.float32, torch.bfloat16)
+    }
+    torch.testing.assert_close(weights[torch.bfloat16], mask.double())
+    assert weights[torch.float32].max() > 1.5
+    fixed = inside("pgpo", values, rewards, mask, uids, {"pgpo": {"min_span": 0.03}})[2]["weight"]
+    torch.testing.assert_close(fixed, mask.double())
+
+
+def test_pgpos_caps_arrive():
+    rewards, mask, uids = batch()
+    values = values_of(mask)
+    config = {"pgpo": {"max_weight": 1.5, "max_dependency": 0.01}}
+    _, metrics, tokens = inside("pgpo", values, rewards, mask, uids, config)
+    assert metrics["pgpo/weight_max"] == tokens["weight"].max() <= 1.5
+    assert metrics["pgpo/effective_tokens"] > inside("pgpo", values, rewards, mask, uids)[1]["pgpo/effective_tokens"]
 
 
 def test_a_session_with_several_outputs_counts_once():
@@ -125,7 +154,7 @@ def test_vogue_adds_its_bonuses(variant, shape):
     got, metrics, _ = inside("vogue", values, rewards, mask, uids, {"vogue": {"variant": variant}})
     grpo, _ = compute_grpo_outcome_advantage(rewards, mask, uids)
     divergence = sampled_divergence(values.log_probs, values.view_log_probs)
-    p = values.log_probs.exp()
+    p = torch.where(noisy[:, None], values.view_log_probs, values.log_probs).exp()  # the branch's own, in both
     entropy = values.entropy.double() if variant == "paper" else (-p * (p + 1e-8).log()).clamp(min=0)
     torch.testing.assert_close(
         got, (shape(grpo.double(), entropy, divergence, noisy, PERCEPTION, OUTPUT) * mask).float()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from toy_opinion import said
 
-from verl_mars.algos.pgpo import sampled_dependency, token_weights
+from verl_mars.algos.divergence import sampled_dependency
+from verl_mars.algos.pgpo import token_weights
 
 pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 

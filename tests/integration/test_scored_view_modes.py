@@ -1,4 +1,4 @@
-"""PGPO and VOGUE over MARS in the asynchronous trainer modes."""
+"""Methods that rescore, over MARS, in the asynchronous trainer modes."""
 
 import pytest
 from letters_reward import LETTERS
@@ -14,9 +14,15 @@ MODES = {
         "trainer.total_epochs=9",
     ],
 }
-METRICS = {"vogue": ["vogue/noisy_share"], "pgpo": ["pgpo/dependency_mean", "pgpo/boosted_tokens"]}
-DIVERGENCES = {("vogue", "mars_colocate_async"): "sampled", ("pgpo", "mars_separate_async"): "sampled"}
-"""The other two are compared over the whole vocabulary: each worker class of ours runs once."""
+METRICS = {
+    "vogue": ["vogue/noisy_share"],
+    "pgpo": ["pgpo/dependency_mean", "pgpo/boosted_tokens"],
+    "papo": ["papo/perception_kl", "papo/pull"],
+    "vppo": ["vppo/dependency_mean", "vppo/scale_max"],
+}
+RECIPES = {"vppo": "toy_vppo_dapo"}
+EXACT = (("vogue", "mars_separate_async"), ("pgpo", "mars_colocate_async"), ("vppo", "mars_colocate_async"))
+"""Compared over the whole vocabulary: each worker class of ours runs, with a view's pixels and without."""
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -24,15 +30,17 @@ DIVERGENCES = {("vogue", "mars_colocate_async"): "sampled", ("pgpo", "mars_separ
 def test_views_are_scored(name, mode, small_run):
     settings = [
         f"algorithm.{name}.base=mars",
-        f"algorithm.{name}.divergence={DIVERGENCES.get((name, mode), 'exact')}",
+        *([f"algorithm.{name}.divergence=exact"] if (name, mode) in EXACT else []),
         f"trainer.v1.trainer_mode={mode}",
     ]
-    run = small_run(f"toy_{name}_grpo", *LETTERS, *settings, *MODES[mode])
+    run = small_run(RECIPES.get(name, f"toy_{name}_grpo"), *LETTERS, *settings, *MODES[mode])
     for step in (1, 2):
         assert {"mars/info_gain", "timing_s/score_view", *METRICS[name]} <= run.metrics[step].keys()
         assert run.metrics[step]["actor/grad_norm"] > 0
     if name == "vogue":
         assert 0 < run.metrics[1]["vogue/noisy_share"] < 1
         assert run.metrics[1]["vogue/uncertainty"] > 0
+    elif name == "papo":
+        assert run.metrics[1]["papo/perception_kl"] > 0
     else:
-        assert run.metrics[1]["pgpo/dependency_mean"] > 0
+        assert run.metrics[1][f"{name}/dependency_mean"] > 0

@@ -11,7 +11,8 @@ import torch
 from letters_reward import LETTERS
 from toy_opinion import said
 
-from verl_mars.algos.pgpo import sampled_dependency, token_weights
+from verl_mars.algos.divergence import sampled_dependency
+from verl_mars.algos.pgpo import token_weights
 from verl_mars.algos.vogue import sampled_divergence, sampled_entropy
 
 pytestmark = [pytest.mark.integration, pytest.mark.recipes]

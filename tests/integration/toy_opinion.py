@@ -26,7 +26,7 @@ class ToyOpinion:
             visual = self.forward.see(self.model, self.pixels[row["index"]])[None]
             words = self.forward.embed(self.model, prompts, visual, response[:, :-1])
         width = words.shape[1]
-        return self._words(row, words, prompts.seen[:, :width], prompts.positions[:, :, :width])
+        return self._words(row, words, prompts.mask[:, :width], prompts.positions[:, :, :width])
 
     def blind(self, row):
         """With attention to the visual tokens masked."""

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from verl_mars.algos.divergence import vocabulary_divergence
-from verl_mars.algos.pgpo import sampled_dependency
+from verl_mars.algos.divergence import sampled_dependency, vocabulary_divergence
 
 ONE = torch.eye(2)
 

@@ -113,6 +113,7 @@ def batch(drawn, kind=torch.float32):
 
 @settings(max_examples=200, deadline=None)
 @given(groups_of_rows, st.booleans())
+@pytest.mark.slow
 def test_without_options_it_is_the_authors_formula_to_the_bit(drawn, normalize):
     scores, _, groups, anchors = batch(drawn)
     got = anchored_advantage(scores, group_statistics(scores, groups, anchors), normalize, None, 0.0)
@@ -149,6 +150,7 @@ def slow_twin(drawn, gate, gain_weight, std_floor):
     st.sampled_from([None, 0.0, 0.2]),
     st.sampled_from([0.0, 0.25]),
 )
+@pytest.mark.slow
 def test_against_the_slow_twin(drawn, gate, gain_weight, std_floor):
     scores, accuracy, groups, anchors = batch(drawn, torch.float64)
     counted = torch.ones(len(scores), dtype=torch.bool)

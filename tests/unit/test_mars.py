@@ -149,6 +149,7 @@ def batches(draw):
 
 @given(batches(), st.booleans())
 @settings(max_examples=200, deadline=None)
+@pytest.mark.slow
 def test_agrees_with_the_slow_twin(batch, normalize):
     got, twin = advantage(*batch, normalize=normalize), slow_twin(*batch, normalize=normalize)
     torch.testing.assert_close(got, twin.float(), atol=2e-4, rtol=1e-4)

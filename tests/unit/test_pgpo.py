@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, sampled_dependency, token_weights, weigh_tokens
+from verl_mars.algos.divergence import sampled_dependency
+from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, token_weights, weigh_tokens
 
 TAU, BETA, EPS = 0.4, 2.0, 1e-8
 
@@ -83,6 +84,7 @@ def test_quantile_by_hand():
 
 @settings(max_examples=200, deadline=None)
 @given(responses, st.sampled_from([0.0, 0.2, 0.4, 1.0]), st.sampled_from(["absolute", "quantile"]))
+@pytest.mark.slow
 def test_against_the_slow_twin(rows, tau, gate):
     dependency, mask = padded(rows)
     got = token_weights(dependency, mask, tau=tau, gate=gate)
@@ -91,6 +93,7 @@ def test_against_the_slow_twin(rows, tau, gate):
 
 @settings(max_examples=200, deadline=None)
 @given(responses, st.sampled_from([0.0, 0.4, 1.0]), st.floats(0, 5), st.sampled_from(["absolute", "quantile"]))
+@pytest.mark.slow
 def test_weights_sum_to_the_length_and_keep_rank(rows, tau, beta, gate):
     dependency, mask = padded(rows)
     weights = token_weights(dependency, mask, tau, beta, gate)
@@ -147,6 +150,7 @@ def test_a_cap_holds_where_one_token_of_a_thousand_depends_on_the_images():
 
 @settings(max_examples=200, deadline=None)
 @given(responses, st.sampled_from([1.0, 1.3, 2.0, 50.0]))
+@pytest.mark.slow
 def test_capped_weights_sum_to_the_length_and_keep_rank(rows, cap):
     dependency, mask = padded(rows)
     free, weights = token_weights(dependency, mask), token_weights(dependency, mask, max_weight=cap)

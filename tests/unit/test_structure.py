@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,14 @@ def rooms_imported(source: str) -> set[str]:
     return {name.split(".")[1] for name in modules_named(source)}
 
 
-def arrows() -> Iterator[tuple[str, str, Path]]:
-    for file in python_files("verl_mars", "data_prep"):
-        if room := room_of(file):
-            yield from ((room, other, file) for other in rooms_imported(file.read_text()) - {room})
+@cache
+def arrows() -> list[tuple[str, str, Path]]:
+    return [
+        (room, other, file)
+        for file in python_files("verl_mars", "data_prep")
+        if (room := room_of(file))
+        for other in rooms_imported(file.read_text()) - {room}
+    ]
 
 
 @pytest.mark.parametrize(

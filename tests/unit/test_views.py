@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from verl_mars.views import Fused, Mono, Source, sources_of_row
+from verl_mars.views import Fused, Mono, Shuffled, Source, Subset, sources_of_row
 
 
 def image(name):
@@ -112,3 +112,31 @@ def test_sources_of_a_row():
 def test_broken_sources_are_refused(column, words):
     with pytest.raises(ValueError, match=words):
         sources_of_row({"sources": column})
+
+
+def test_subset_leaves_the_other_images_out(row):
+    assert shown(
+        Subset("without rgb", (Source("ir", (1,), prompt="<image> own", ground_truth="own"),)).render(row)
+    ) == [
+        *(text(" and "), image("ir")),
+        text("\nWhere is the person?"),
+    ]
+    blind = Subset("blind", ()).render(row)
+    assert shown(blind) == [text(" and "), text("\nWhere is the person?")]
+    assert blind["reward_model"] == row["reward_model"]
+
+
+def test_shuffled_shows_other_images_in_the_same_places(row):
+    original = copy.deepcopy(row)
+    assert shown(Shuffled((image("a"), image("b"))).render(row)) == [
+        *(image("a"), text(" and "), image("b")),
+        text("\nWhere is the person?"),
+    ]
+    assert row == original
+
+
+def test_what_does_not_fit_is_refused(row):
+    with pytest.raises(ValueError, match="has 2 images, got 1"):
+        Shuffled((image("a"),)).render(row)
+    with pytest.raises(ValueError, match="names image 5"):
+        Subset("x", (Source("x", (5,)),)).render(row)

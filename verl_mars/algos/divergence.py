@@ -1,4 +1,6 @@
-"""How far two policies are apart at each token, over the whole vocabulary: PGPO's Eq. 1 and VOGUE's Eq. 1, exactly.
+"""How far two policies are apart at each token: estimated at the sampled token, or over the whole vocabulary.
+
+For a token x drawn from p, (r - 1) - log r with r = q(x) / p(x) has the divergence as its mean. Exactly,
 
     KL(p || q) = sum_v p_v (log p_v - log q_v)        p = softmax(h W' / T), q = softmax(g W' / T)
 
@@ -19,8 +21,38 @@ from torch.nn.functional import linear
 CHUNK_ELEMENTS = 2**20
 """Logits of one policy that exist at a time: 4 MB in float32, next to 600 kB for every token of a log-prob pass."""
 
+LARGEST_LOG_RATIO = 20.0
+"""Log-ratios are cut off here, so that one token that is impossible without the images stays a finite number."""
+
 SMALLEST_CHUNK = 1024
 """Words of a chunk, at least: shorter matrix products waste the time of starting them."""
+
+
+def sampled_dependency(log_probs: torch.Tensor, view_log_probs: torch.Tensor) -> torch.Tensor:
+    """The dependency estimated at the sampled token: S_t = (r - 1) - log r with r = pi_view / pi.
+
+    Args:
+        log_probs: (B, T) log-probabilities of the response tokens under the view they were sampled with.
+        view_log_probs: (B, T) the same tokens under a view that hides images or parts of them.
+
+    Returns:
+        (B, T) in float64, never negative ("k3"). Its mean over tokens drawn from all of pi is KL(pi || pi_view)
+        exactly; drawn with top_p below 1 it misses the tokens outside of the nucleus.
+
+    Source: arXiv 2604.01840, appendix A.1. Log-ratios beyond +-20 are cut off.
+
+    Raises:
+        ValueError: shapes differ; (B, 1) would broadcast.
+    """
+    if log_probs.shape != view_log_probs.shape:
+        raise ValueError(
+            f"log_probs and view_log_probs must have one shape; got {tuple(log_probs.shape)} and "
+            f"{tuple(view_log_probs.shape)}"
+        )
+    log_ratio = (view_log_probs.detach().double() - log_probs.detach().double()).clamp(
+        -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO
+    )
+    return (torch.expm1(log_ratio) - log_ratio).clamp(min=0.0)  # expm1 keeps small ratios from cancelling out
 
 
 @torch.no_grad()

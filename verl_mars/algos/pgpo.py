@@ -25,9 +25,6 @@ import torch
 EPSILON = 1e-8
 """eps of Eqs. 5 to 7."""
 
-LARGEST_LOG_RATIO = 20.0
-"""Log-ratios are cut off here, so that one token that is impossible without the images stays a finite number."""
-
 SMALLEST_SPANS = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 3e-2}
 """Dependencies of a response that differ by no more than this (in log(1 + nats)) count as equal, by the type of the
 forward pass. Two passes over the same tokens differ in log-probs by about 0.055 (sd) in bfloat16, an eighth of that in
@@ -44,33 +41,6 @@ class TokenWeights:
     weights: torch.Tensor  # (B, T), each row sums to its number of response tokens
     normalized: torch.Tensor  # (B, T) I_t of Eq. 5
     boosted: torch.Tensor  # (B, T) bool: on the upper branch of Eq. 6; nowhere in a response of equal dependencies
-
-
-def sampled_dependency(log_probs: torch.Tensor, blind_log_probs: torch.Tensor) -> torch.Tensor:
-    """The dependency estimated at the sampled token: S_t = (r - 1) - log r with r = pi_blind / pi_fused.
-
-    Args:
-        log_probs: (B, T) log-probabilities of the response tokens under the view they were sampled with.
-        blind_log_probs: (B, T) the same tokens under the blind view.
-
-    Returns:
-        (B, T) in float64, never negative. Its mean over tokens drawn from all of pi_fused is Eq. 1 exactly ("k3");
-        drawn with top_p below 1 it misses the tokens outside of the nucleus.
-
-    Source: arXiv 2604.01840, appendix A.1. Log-ratios beyond +-20 are cut off.
-
-    Raises:
-        ValueError: shapes differ; (B, 1) would broadcast.
-    """
-    if log_probs.shape != blind_log_probs.shape:
-        raise ValueError(
-            f"log_probs and blind_log_probs must have one shape; got {tuple(log_probs.shape)} and "
-            f"{tuple(blind_log_probs.shape)}"
-        )
-    log_ratio = (blind_log_probs.detach().double() - log_probs.detach().double()).clamp(
-        -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO
-    )
-    return (torch.expm1(log_ratio) - log_ratio).clamp(min=0.0)  # expm1 keeps small ratios from cancelling out
 
 
 def token_weights(

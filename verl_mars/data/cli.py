@@ -1,11 +1,12 @@
-"""``verl-mars data validate`` and ``stats``; ``list``, ``convert`` and ``show`` stand in :mod:`verl_mars.cli`."""
+"""``verl-mars data validate``, ``stats``, ``views``; ``list``, ``convert``, ``show`` stand in :mod:`verl_mars.cli`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from verl_mars.data.terminal import console, print_stats, print_validation
+from verl_mars.data.terminal import console, counted, print_stats, print_validation
 from verl_mars.errors import FAILED
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="From raw data sets to Parquet that verl trains on.")
@@ -59,3 +60,27 @@ def stats(
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))  # noqa: T201
         return
     print_stats(found)
+
+
+@app.command()
+def views(
+    files: Annotated[list[str], typer.Argument(help="Parquet files of rows with sources.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    kinds: Annotated[
+        str, typer.Option("--views", help="Of fused, mono, blind, leave_one_out, shuffled, repeat, subsets.")
+    ] = "fused,mono,blind",
+    mono_prompt: Annotated[str, typer.Option(help="`repeat` or `drop`, as algorithm.mars.mono_prompt.")] = "repeat",
+    seed: Annotated[int, typer.Option(help="Of the rows whose images a shuffled view shows.")] = 0,
+) -> None:
+    """Each view of each row as an ordinary row: any run or harness then reports them as data sets of their own."""
+    from verl_mars.data.view_rows import parse_kinds, read_mono_prompt, write_views
+
+    to = console()
+    written, left_out = write_views(
+        files, out, parse_kinds(kinds), mono_prompt=read_mono_prompt(mono_prompt), seed=seed
+    )
+    for view, count in written.items():
+        to.print(f"{view}  {counted(count, 'row')}", highlight=False, markup=False)
+    for kind, count in left_out.items():
+        to.print(f"{counted(count, 'row')} cannot have the view {kind}", style="yellow", highlight=False)
+    to.print(f"{out}: {counted(sum(written.values()), 'row')}", highlight=False, markup=False)

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 5.0
-"""How long an error is held back to find out whether a dead process caused it."""
+"""Delay of an error, to find out whether a dead process caused it."""
 _LONGEST_REASON = 320
 
 
@@ -28,12 +28,12 @@ class Crew:
     """Processes with the same task."""
 
     name: str
-    """Of one of them, for messages."""
+    """Name of one of them, for messages."""
     actors: Sequence[Any]
     loses: str
     """What is lost if one dies."""
     can_shrink: bool = False
-    """Whether the others can take over."""
+    """The others can take over."""
 
 
 class Watch:

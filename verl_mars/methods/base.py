@@ -42,7 +42,7 @@ class Session:
 
 @dataclass(frozen=True)
 class PromptContext:
-    """What a method can use while a prompt is being rolled out."""
+    """Context of a prompt that is being rolled out."""
 
     step: int
     total_steps: int
@@ -54,10 +54,10 @@ class PromptContext:
 
 @dataclass(frozen=True)
 class Presentation:
-    """How the sessions of one prompt are shown it."""
+    """The prompt and images that the sessions of one prompt get."""
 
     prompt: Row
-    """What is rolled out. Each of its entries becomes a field of the prompt's rows."""
+    """The prompt to roll out. Each of its entries becomes a field of the prompt's rows."""
     stored_messages: Any = None
     """``raw_prompt`` of the rows, if it should not be that of ``prompt``, as for images that exist in memory only."""
     other_images: Sequence["Image"] | None = None
@@ -67,7 +67,7 @@ class Presentation:
 
 @dataclass(frozen=True)
 class ViewContext:
-    """What a method can use to make the views that rows are rescored under."""
+    """Context for making the views that rows are rescored under."""
 
     config: Any
     """The run's configuration."""
@@ -91,7 +91,7 @@ class RowsToView:
 
 @dataclass(frozen=True, kw_only=True)
 class RowValues:
-    """What the trainer knows about the rows of a batch and verl does not pass to estimators.
+    """The trainer's values of a batch that verl does not pass to estimators.
 
     Token values are float64 and 0 beyond a response.
     """
@@ -105,6 +105,7 @@ class RowValues:
     divergence: torch.Tensor | None = None  # (B, T) KL(own view || other view) over the vocabulary
     reverse_divergence: torch.Tensor | None = None  # (B, T) KL(other view || own view)
     entropy: torch.Tensor | None = None  # (B, T) of the policy under the row's own view
+    forward_type: torch.dtype = torch.float32  # of the forward passes that made the log-probs
     fields: Mapping[str, list[Any]] = field(default_factory=dict)  # Method.fields, one value a row
     reward_details: Mapping[str, torch.Tensor] = field(default_factory=dict)  # (B,) Method.reward_details, NaN = none
 
@@ -135,7 +136,7 @@ class TokenValues:
 
     values: torch.Tensor  # (B, T)
     label: str
-    """What a reader sees: the quantity and its unit."""
+    """The quantity and its unit, for readers."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Method:
     rescores: bool = False
     """Whether responses are rescored under another view."""
     exact: bool = False
-    """Whether the policies of both views are compared over the whole vocabulary, by one forward pass more."""
+    """Whether the policies of both views are compared over the whole vocabulary, by one more forward pass."""
     view_fields: tuple[str, ...] = ()
     """Fields of the rows that :meth:`views` reads."""
     view_pixels: str = ""
@@ -222,6 +223,10 @@ class Method:
 
     def faults(self, config: Any) -> Iterator[str]:
         """A sentence for each setting of a run that the method cannot work with: key, value and cure."""
+        return iter(())
+
+    def cautions(self, config: Any) -> Iterator[str]:
+        """A sentence for each setting that the method works with, but not as a user may expect. They are logged."""
         return iter(())
 
     # ------------------------------------------------------------ rollout

@@ -136,7 +136,7 @@ def _values_outside(rows: int, known: dict[str, Any]) -> RowValues | None:
 
 
 def _no_values(rows: int) -> RowValues:
-    """Every row is real and a session of its own."""
+    """Every row is real and a separate session."""
     return RowValues(real=torch.ones(rows, dtype=torch.bool), last_output=torch.arange(rows))
 
 

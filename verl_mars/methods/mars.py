@@ -3,24 +3,45 @@
 The mathematics is in :mod:`verl_mars.algos.mars`.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from verl_mars.algos.mars import GroupStatistics, advantage_from_statistics, group_statistics
+from verl_mars.algos.gain import (
+    GroupAccuracy,
+    accuracy_anchors,
+    anchored_advantage,
+    closed_out,
+    gain_effect,
+    group_accuracy,
+    open_gates,
+    teaches,
+)
+from verl_mars.algos.mars import GroupStatistics, group_statistics
 from verl_mars.config import Settings
 from verl_mars.methods.base import FinishedGroups, Inputs, Method, Result, Session
-from verl_mars.rows import AnchorRows, Tags, anchor_matrix
-from verl_mars.views import Mono, MonoPrompt, Row, sources_of_row
+from verl_mars.methods.mars_metrics import group_metrics, session_metrics
+from verl_mars.rows import anchor_matrix, as_list
+from verl_mars.views import Mono, MonoPrompt, Row, Source, sources_of_row
 
 
 class MarsSettings(Settings):
-    """Settings under ``algorithm.mars``."""
+    """Settings under ``algorithm.mars``. Defaults are the authors'."""
 
     anchors_per_source: int = Field(default=1, ge=1, le=64)
-    """Mono sessions of each source. 1: greedy, as the authors do. Above 1: sampled like the fused rollouts."""
+    """Mono sessions of each source."""
+
+    anchor_decoding: Literal["greedy", "sampled"] | None = None
+    """How mono sessions are decoded; ``sampled``: like the fused rollouts. None: greedy for one anchor a source,
+    sampled for more. Greedy anchors bias the gain: down on prompts that are easy for the source, up on hard ones."""
+
+    anchors: Literal["mono", "leave_one_out"] = "mono"
+    """``mono``: each source alone. ``leave_one_out``: all sources but one, so that the gain is that of adding it. The
+    same for two sources."""
 
     mono_prompt: MonoPrompt = "repeat"
     """How the fused text is shown with one source, if the row has no prompt for the source. ``repeat``: the source's
@@ -30,19 +51,49 @@ class MarsSettings(Settings):
     """A mono session that takes longer has failed: its anchor is missing, its group is trained on without it."""
 
     anchor_max_tokens: int | None = Field(default=None, ge=1)
-    """Longest response of a mono session in tokens; a longer one is cut there and scored as it is. None: as long as a
-    fused one (``data.max_response_length``)."""
+    """Longest response of a mono session in tokens. One that reaches it was cut and would score 0: its anchor is
+    missing. None: as long as a fused one (``data.max_response_length``)."""
 
     anchor_every: int = Field(default=1, ge=1)
     """Epochs that an anchor serves before its mono session is run again. 1: it is used once."""
 
+    gain_gate: Literal["none", "solved", "unsolved_or_mixed"] = "none"
+    """Where the information gain acts. ``solved``: not where it is positive and no fused rollout is right.
+    ``unsolved_or_mixed``: not where every fused rollout is right. There U is the fused rewards alone."""
+
+    anchor_key: Literal["score", "acc"] = "score"
+    """What anchors and rollouts are compared on. ``acc``: accuracy; form and length penalty of an anchor count as those
+    of its group."""
+
+    accuracy_weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """What an accuracy of 1 adds to the score, for ``anchor_key=acc``: that of the reward. The recipes take it from
+    ``reward.reward_kwargs.accuracy_weight``."""
+
+    gain_weight: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Weight of the gain in the numerator. None: K / (G + K), which grows with the number of anchors."""
+
+    std_floor: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Smallest denominator, so that a small difference between anchors and rollouts stays small."""
+
     filter_on: Literal["union", "fused"] = "union"
-    """What ``algorithm.filter_groups`` (DAPO's dynamic sampling) looks at. ``union``: a group is dropped when its fused
-    rewards and its anchors are all equal; ``fused``: when its fused rewards are, whatever its anchors say."""
+    """What ``algorithm.filter_groups`` (DAPO's dynamic sampling) looks at. ``union``: a group is dropped when all its
+    advantages are 0; ``fused``: when its fused rewards are equal, whatever its anchors say."""
 
     check_data: bool = True
     """Read every row and the header of every image of the training files, and count the tokens of every prompt, before
     the models load."""
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """The groups of a batch with their anchors."""
+
+    measured: GroupStatistics
+    """With every anchor as it was scored, truncated ones left out."""
+    acting: GroupStatistics
+    """With the anchors that enter the advantages, as the options leave them."""
+    accuracy: GroupAccuracy | None
+    """Of the fused rollouts; None: the reward function does not say it."""
 
 
 class Mars(Method):
@@ -51,14 +102,20 @@ class Mars(Method):
     name = "mars"
     Settings: ClassVar[type[Settings]] = MarsSettings
     lacks = "rolls out no anchors"
-    group_fields = ("anchor_scores",)
-    counts = frozenset(("mars/missing_anchors", "mars/anchor_tokens", "mars/kept_groups"))
+    reward_details = ("acc",)
+    anchor_values = ("acc", "format", "truncated")
+    counts = frozenset(("mars/missing_anchors", "mars/truncated_anchors", "mars/anchor_tokens", "mars/kept_groups"))
 
     def __init__(self, algorithm: Any = None) -> None:
         super().__init__(algorithm)
         self.anchor_epochs = self.settings.anchor_every
         self.mono_prompt = self.settings.mono_prompt
         self.check_data = self.settings.check_data
+        self.group_fields = ("anchor_scores",)
+        if self.settings.anchor_max_tokens is not None:
+            self.group_fields += ("anchor_truncated",)
+        if self.settings.gain_gate != "none" or self.settings.anchor_key == "acc":
+            self.group_fields += ("anchor_acc", "extra_fields")
 
     def faults(self, config: Any) -> Iterator[str]:
         if config.algorithm.use_kl_in_reward:
@@ -80,6 +137,39 @@ class Mars(Method):
                 f"algorithm.filter_groups.metric = {metric!r} with algorithm.mars.filter_on=union: anchors are rewards "
                 "and are compared with rewards; set the metric to reward, or filter_on=fused to leave anchors out"
             )
+        yield from self._option_faults(config)
+
+    def _option_faults(self, config: Any) -> Iterator[str]:
+        settings = self.settings
+        if settings.anchor_decoding == "greedy" and settings.anchors_per_source > 1:
+            yield (
+                f"algorithm.mars.anchors_per_source = {settings.anchors_per_source} with anchor_decoding=greedy: all "
+                "greedy answers of a source are the same; set anchors_per_source to 1, or anchor_decoding to sampled"
+            )
+        scored = (config.reward.get("reward_kwargs") or {}).get("accuracy_weight")
+        if settings.anchor_key == "acc" and settings.accuracy_weight is None:
+            yield (
+                "algorithm.mars.anchor_key = 'acc' needs the weight of accuracy in the score; set "
+                "reward.reward_kwargs.accuracy_weight and format_weight (the recipes take it from there), or "
+                "algorithm.mars.accuracy_weight if the reward function is not `mars`"
+            )
+        elif settings.anchor_key == "acc" and scored is not None and scored != settings.accuracy_weight:
+            yield (
+                f"algorithm.mars.accuracy_weight = {settings.accuracy_weight}, but the reward weighs accuracy with "
+                f"reward.reward_kwargs.accuracy_weight = {scored}; leave the former out, or set both to one value"
+            )
+
+    def cautions(self, config: Any) -> Iterator[str]:
+        rollout = config.actor_rollout_ref.rollout
+        cut = [f"top_p = {rollout.top_p}"] if rollout.top_p < 1 else []
+        cut += [f"top_k = {rollout.top_k}"] if rollout.top_k not in (-1, 0, None) else []
+        if cut:
+            yield (
+                f"actor_rollout_ref.rollout.{' and '.join(cut)} with the anchors of mars: tokens are drawn from part "
+                "of the vocabulary and log-probs are of all of it, so a positive information gain sharpens the policy "
+                "and a negative one flattens it, whatever the reward says; top_p=1 and top_k=-1 have no such term "
+                "(docs/algorithms/mars.md)"
+            )
 
     # ------------------------------------------------------------ rollout
 
@@ -92,13 +182,18 @@ class Mars(Method):
         sources, settings = sources_of_row(prompt), self.settings
         if len(sources) == 1:
             return [Session(sources[0].name, None)]
+        if settings.anchors == "leave_one_out" and len(sources) > 2:
+            sources = tuple(all_but(source, sources) for source in sources)
+        greedy = settings.anchor_decoding == "greedy" or (
+            settings.anchor_decoding is None and settings.anchors_per_source == 1
+        )
         limit = {} if settings.anchor_max_tokens is None else {"max_tokens": settings.anchor_max_tokens}
         return [
             Session(
                 source.name,
                 Mono(source, settings.mono_prompt),
                 number,
-                greedy=settings.anchors_per_source == 1,
+                greedy=greedy,
                 sampling=limit,
                 timeout_seconds=settings.anchor_timeout_seconds,
             )
@@ -111,12 +206,21 @@ class Mars(Method):
         return self if self.settings.filter_on == "union" else None
 
     def verdicts(self, groups: FinishedGroups) -> Mapping[str, float | None]:
-        """A group of equal fused rewards still teaches if one of its anchors differs: only its advantages in GRPO are
-        all 0, those of MARS have one sign (arXiv 2605.25437)."""
-        stats = group_statistics(groups.rewards, groups.uids, anchor_matrix(groups.fields["anchor_scores"]))
+        """A group of equal fused rewards still teaches if its anchors give it an advantage (arXiv 2605.25437)."""
+        fields, rows = groups.fields, len(groups.uids)
+        anchors = {name: anchor_matrix(fields[name]) for name in self.group_fields if name != "extra_fields"}
+        accuracy = torch.full((rows,), math.nan)
+        if "extra_fields" in self.group_fields:
+            extra = [getattr(row, "data", row) or {} for row in as_list(fields["extra_fields"])]
+            said = [(row.get("reward_extra_info") or {}).get("acc") for row in extra]
+            accuracy = torch.tensor([math.nan if value is None else float(value) for value in said])
+        values = {name.removeprefix("anchor_"): column for name, column in anchors.items()}
+        counted = torch.ones(rows, dtype=torch.bool)
+        anchored = self._anchored(groups.rewards, groups.uids, values["scores"], values, accuracy, counted)
+        learns = teaches(anchored.acting, self.settings.gain_weight)
+        of_group = dict(zip(groups.uids, anchored.acting.group_of_row.tolist(), strict=True))
         return {
-            uid: stats.fused_mean[group].item() if stats.union_is_constant[group] else None
-            for uid, group in dict(zip(groups.uids, stats.group_of_row.tolist(), strict=True)).items()
+            uid: None if learns[group] else anchored.acting.fused_mean[group].item() for uid, group in of_group.items()
         }
 
     # ------------------------------------------------------------ training
@@ -127,99 +231,94 @@ class Mars(Method):
         if inputs.index is None:
             raise ValueError("algorithm.adv_estimator=mars needs the prompt uid of each row (`index`)")
         scores = inputs.rewards.sum(-1)  # (B,)
-        stats = group_statistics(scores, inputs.index, inputs.anchors.scores, inputs.counted)
-        normalize = True if inputs.config is None else bool(inputs.config.get("norm_adv_by_std_in_grpo", True))
-        advantages = advantage_from_statistics(scores, stats, normalize)[:, None] * inputs.response_mask
-        return Result(advantages, details=stats)
+        accuracy = inputs.reward_details.get("acc", torch.full_like(scores, math.nan))
+        anchored = self._anchored(
+            scores, inputs.index, inputs.anchors.scores, inputs.anchors.values, accuracy, inputs.counted
+        )
+        of_rows = anchored_advantage(
+            scores, anchored.acting, _normalizes(inputs.config), self.settings.gain_weight, self.settings.std_floor
+        )
+        return Result(of_rows[:, None] * inputs.response_mask, details=(anchored, of_rows))
+
+    def _anchored(
+        self,
+        scores: torch.Tensor,
+        uids: Any,
+        anchors: torch.Tensor,
+        values: Mapping[str, torch.Tensor],
+        accuracy: torch.Tensor,
+        counted: torch.Tensor,
+    ) -> Anchored:
+        """Statistics of B rows in N groups.
+
+        Args:
+            scores: (B,) fused rewards.
+            uids: (B,) of the rows' prompts.
+            anchors: (B, K) scores, NaN = no anchor.
+            values: (B, K) of the anchors by name, where known: ``acc``, ``truncated``.
+            accuracy: (B,) of the fused rollouts, NaN where the reward function does not say it.
+            counted: (B,) bool, rows that enter the statistics.
+        """
+        settings = self.settings
+        if settings.anchor_max_tokens is not None and "truncated" in values:
+            anchors = torch.where(values["truncated"] > 0, torch.nan, anchors)
+        measured = group_statistics(scores, uids, anchors, counted)
+        known = bool(accuracy[counted].isfinite().all())
+        of_groups = group_accuracy(accuracy, measured, counted) if known else None
+        acting = measured
+        if settings.anchor_key == "acc":
+            if not known or "acc" not in values or settings.accuracy_weight is None:
+                raise self._no_accuracy("algorithm.mars.anchor_key=acc")
+            weight = torch.full_like(scores, settings.accuracy_weight)
+            own = torch.where(anchors.isfinite(), values["acc"].to(anchors), torch.nan)
+            anchors = accuracy_anchors(scores, accuracy, uids, own, weight, counted)
+            acting = group_statistics(scores, uids, anchors, counted)
+        if settings.gain_gate != "none":
+            if of_groups is None:
+                raise self._no_accuracy(f"algorithm.mars.gain_gate={settings.gain_gate}")
+            gates = open_gates(acting, of_groups, settings.gain_gate)
+            acting = group_statistics(scores, uids, closed_out(anchors, acting, gates), counted)
+        return Anchored(measured, acting, of_groups)
+
+    def _no_accuracy(self, option: str) -> ValueError:
+        return ValueError(
+            f"{option} needs `acc` of every fused rollout and anchor, and the reward function returns none; use "
+            "reward.reward_manager.name=mars, return `acc` beside `score`, or leave the option out"
+        )
 
     def metrics(self, inputs: Inputs, result: Result) -> dict[str, float]:
-        """Means over the groups of the batch (:func:`group_metrics`) and the cost of its mono sessions
-        (:func:`session_metrics`)."""
-        stats, anchors = result.details, inputs.anchors
+        """Means over the groups of the batch (:func:`group_metrics`), what the shift did to it
+        (:func:`~verl_mars.algos.gain.gain_effect`) and the cost of its mono sessions (:func:`session_metrics`)."""
+        (anchored, of_rows), anchors, settings = result.details, inputs.anchors, self.settings
         assert anchors is not None  # advantages() refused that
-        of_group = dict(zip(stats.group_of_row.tolist(), anchors.sources, strict=True))
-        metrics = group_metrics(stats, [of_group[n] for n in range(len(of_group))])
-        return metrics | session_metrics(anchors, stats, inputs.counted, inputs.tags)
+        stats = anchored.measured
+        of_group = dict(zip(stats.group_of_row.tolist(), range(len(inputs.real)), strict=True))
+        first = [of_group[n] for n in range(len(of_group))]
+        limit = settings.anchor_max_tokens is not None
+        values = {name: column[first] for name, column in anchors.values.items()}
+        metrics = group_metrics(stats, [anchors.sources[row] for row in first], values, limit)
+        metrics |= session_metrics(anchors, stats, inputs.counted, inputs.tags)
+        if not bool((stats.num_fused > 0).any()):
+            return metrics
+        effect = gain_effect(
+            of_rows,
+            anchored.acting,
+            inputs.counted,
+            anchored.accuracy,
+            settings.gain_weight,
+            settings.std_floor,
+            _normalizes(inputs.config),
+        )
+        named = {f"mars/{name}": value for name, value in vars(effect).items() if value is not None}
+        named["mars/rescued_groups"] = effect.rescued_up + effect.rescued_down
+        return metrics | named
 
 
-def group_metrics(stats: GroupStatistics, sources_of_group: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Means over the groups (prompts) of a batch; padding groups are left out.
-
-    Args:
-        stats: statistics of the N groups, K anchors each.
-        sources_of_group: the source of each anchor of each group, in the order of ``stats.anchors``; may be shorter
-            than K, never longer.
-
-    Returns:
-        ``mars/fused_score`` mean fused reward; ``mars/info_gain`` mean information gain of the groups with an anchor,
-        ``mars/info_gain/<source>`` against that source's anchors alone; ``mars/anchor_score/<source>``;
-        ``mars/interference_groups`` share of groups with negative gain among those with an anchor;
-        ``mars/rescued_groups`` share of groups with no signal under GRPO and some under MARS;
-        ``mars/missing_anchors`` number of missing anchors. A mean over nothing is left out.
-    """
-    real = stats.num_fused > 0
-    metrics = {"mars/fused_score": stats.fused_mean[real].mean().item()} if real.any() else {}
-    gain = stats.information_gain
-    known = real & gain.isfinite()
-    if known.any():
-        metrics["mars/info_gain"] = gain[known].mean().item()
-        metrics["mars/interference_groups"] = (gain[known] < 0).double().mean().item()
-    if real.any():
-        rescued = real & stats.fused_is_constant & ~stats.union_is_constant
-        metrics["mars/rescued_groups"] = (rescued.double().sum() / real.double().sum()).item()
-
-    missing = 0
-    scores: dict[str, list[float]] = {}
-    gains: dict[str, list[float]] = {}
-    for n in real.nonzero()[:, 0].tolist():
-        of_source: dict[str, list[float]] = {}
-        for name, score in zip(sources_of_group[n], stats.anchors[n].tolist(), strict=False):
-            if score == score:
-                of_source.setdefault(name, []).append(score)
-            else:
-                missing += 1
-        for name, values in of_source.items():
-            mean = sum(values) / len(values)
-            scores.setdefault(name, []).append(mean)
-            gains.setdefault(name, []).append(stats.fused_mean[n].item() - mean)
-    for name in sorted(scores):
-        metrics[f"mars/anchor_score/{name}"] = float(torch.tensor(scores[name], dtype=torch.float64).mean())
-        metrics[f"mars/info_gain/{name}"] = float(torch.tensor(gains[name], dtype=torch.float64).mean())
-    metrics["mars/missing_anchors"] = float(missing)
-    return metrics
+def all_but(source: Source, sources: Sequence[Source]) -> Source:
+    """All sources of a prompt but one, as a source."""
+    images = tuple(image for other in sources if other is not source for image in other.images)
+    return Source(f"all_but_{source.name}", images)
 
 
-def session_metrics(anchors: AnchorRows, stats: GroupStatistics, counted: torch.Tensor, tags: Tags) -> dict[str, float]:
-    """The cost of a batch's mono sessions, and how far their weights were from those of the fused ones.
-
-    Args:
-        anchors: of the B rows.
-        stats: of their groups.
-        counted: (B,) bool, rows that enter group statistics.
-        tags: verl's, of each row: ``response_len``, ``max_global_steps``, ``is_padding``.
-
-    Returns:
-        ``timing_s/anchors`` the longest time from the start of a prompt's first mono session to the score of its last;
-        ``mars/anchor_tokens`` tokens that mono sessions sampled; ``mars/anchor_token_share`` their share of all sampled
-        tokens; ``mars/anchor_version_gap`` mean distance in updates between the weights with which an anchor and a
-        fused trajectory of its prompt ended: 0 in the synchronous mode. Left out if versions are unknown.
-    """
-    if not counted.any():
-        return {"timing_s/anchors": 0.0, "mars/anchor_tokens": 0.0}
-    group = stats.group_of_row[counted]
-    of_group = torch.zeros(len(stats.num_fused), dtype=torch.float64)
-    of_group[group] = anchors.tokens[counted].double()
-    tokens = of_group.sum().item()
-    fused = sum(float(tag["response_len"]) for tag in tags if not tag.get("is_padding", False))
-    metrics = {
-        "timing_s/anchors": anchors.seconds[counted].max().item(),
-        "mars/anchor_tokens": tokens,
-        "mars/anchor_token_share": tokens / (tokens + fused) if tokens + fused else 0.0,
-    }
-    ended = [tag.get("max_global_steps") for tag in tags]
-    own = torch.tensor([float("nan") if version is None else float(version) for version in ended])
-    gaps = (anchors.versions - own[:, None]).abs()[counted]
-    gaps = gaps[gaps.isfinite()]
-    if gaps.numel():
-        metrics["mars/anchor_version_gap"] = gaps.mean().item()
-    return metrics
+def _normalizes(algorithm: Any) -> bool:
+    return True if algorithm is None else bool(algorithm.get("norm_adv_by_std_in_grpo", True))

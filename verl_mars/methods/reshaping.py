@@ -1,5 +1,6 @@
 """Methods that reshape the advantages of a base estimator by how another view changes the policy."""
 
+import hashlib
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ import torch
 
 from verl_mars.config import Settings
 from verl_mars.errors import UserError
-from verl_mars.methods.base import Inputs, Method, Result
+from verl_mars.methods.base import Inputs, Method, Result, RowsToView, ViewContext
 from verl_mars.methods.table import METHODS
-from verl_mars.views import Blind
+from verl_mars.views import Blind, OtherPixels, RescoreView
+from verl_mars.vision.patches import PatchLayout, mask_patches
 
 _GIVEN = ("token_level_rewards", "response_mask", "index", "config", "norm_adv_by_std_in_grpo")
 """Arguments that a base estimator of verl's registry is called with."""
@@ -27,7 +29,7 @@ class ReshapingSettings(Settings):
 
     divergence: Literal["sampled", "exact"] = "sampled"
     """How far the other view moves the policy. ``sampled``: estimated at the sampled token. ``exact``: over the whole
-    vocabulary, by one forward pass more; needs FSDP without sequence parallelism and without fused kernels."""
+    vocabulary, by one more forward pass; needs FSDP without sequence parallelism and without fused kernels."""
 
 
 class Reshaping(Method):
@@ -57,6 +59,7 @@ class Reshaping(Method):
             for attribute in ("anchor_epochs", "mono_prompt", "check_data", "counts"):
                 setattr(self, attribute, getattr(self.base, attribute))
             self.reward_details = (*self.reward_details, *self.base.reward_details)
+            self.fields = (*self.fields, *self.base.fields)
 
     @property
     def anchoring(self) -> Method | None:
@@ -75,6 +78,8 @@ class Reshaping(Method):
         return {}
 
     def advantages(self, inputs: Inputs) -> Result:
+        if inputs.index is None:
+            raise ValueError(f"algorithm.adv_estimator={self.name} needs the prompt uid of each row (`index`)")
         if self.base is not None:
             base = self.base.advantages(inputs)
         else:
@@ -98,6 +103,10 @@ class Reshaping(Method):
         return inputs.log_probs, inputs.view_log_probs
 
     # ------------------------------------------------------------ before a run
+
+    def cautions(self, config: Any) -> Iterator[str]:
+        if self.base is not None:
+            yield from self.base.cautions(config)
 
     def faults(self, config: Any) -> Iterator[str]:
         if self.base is None:
@@ -140,6 +149,42 @@ def blind_view(processor: Any) -> Blind:
             "an algorithm.adv_estimator that rescores responses under another view needs a vision-language model"
         )
     return Blind(tokens)
+
+
+MASKED_FIELDS = ("multi_modal_inputs", "index")
+"""Fields of the rows that :func:`masked_views` reads."""
+
+
+def masked_views(rows: RowsToView, context: ViewContext, share: float) -> list[RescoreView | None]:
+    """(B) every response with black patches in its images; None for padding and rows without images.
+
+    The patches depend on the run's seed, the step and the prompt: all responses to a prompt see the same ones.
+
+    Args:
+        rows: with :data:`MASKED_FIELDS`.
+        context: of the run.
+        share: the probability that a patch is black.
+
+    Raises:
+        ValueError: the processor is not of the Qwen-VL family.
+    """
+    layout = PatchLayout.of(context.processor)
+    made: dict[Any, OtherPixels] = {}
+    views: list[RescoreView | None] = []
+    columns = (rows.fields[name] for name in MASKED_FIELDS)
+    for pixels, index, real in zip(*columns, rows.real.tolist(), strict=True):
+        own = getattr(pixels, "data", pixels) or {}
+        if not real or "pixel_values" not in own:
+            views.append(None)
+            continue
+        # Images that a tool returned make a row's pixels different from those of its group.
+        key = (index, own["pixel_values"].shape)
+        if key not in made:
+            identity = repr((context.seed, context.step, index, "patches")).encode()
+            seed = int.from_bytes(hashlib.blake2b(identity, digest_size=7).digest(), "big")
+            made[key] = OtherPixels(mask_patches(own, layout, share, seed))
+        views.append(made[key])
+    return views
 
 
 def base_faults(name: str, where: str) -> Iterator[str]:

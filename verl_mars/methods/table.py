@@ -16,6 +16,8 @@ BUILT_IN = {
     "mars": "verl_mars.methods.mars:Mars",
     "pgpo": "verl_mars.methods.pgpo:Pgpo",
     "vogue": "verl_mars.methods.vogue:Vogue",
+    "papo": "verl_mars.methods.papo:Papo",
+    "vppo": "verl_mars.methods.vppo:Vppo",
 }
 
 

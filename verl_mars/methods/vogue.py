@@ -14,9 +14,11 @@ from verl_mars.algos.vogue import (
     Bonus,
     noisy_probability,
     paper_advantages,
+    paper_share,
     released_advantages,
+    released_entropy,
+    released_share,
     sampled_divergence,
-    sampled_entropy,
     symmetric_divergence,
 )
 from verl_mars.methods.base import (
@@ -79,6 +81,16 @@ class Vogue(Reshaping):
 
     def faults(self, config: Any) -> Iterator[str]:
         yield from super().faults(config)
+        paper = self.settings.variant == "paper"
+        share = (paper_share if paper else released_share)(*self._bonuses)
+        if share > 1 + 1e-9:
+            yield (
+                f"algorithm.vogue.perception_beta = {self.settings.perception_beta} and output_beta = "
+                f"{self.settings.output_beta}: the bonuses may come to {share:.3g} |A| and turn the negative advantage "
+                "of a wrong answer into a positive one; "
+                f"{'1/perception_beta + 1/output_beta' if paper else '1/beta of each'} must be at most 1 "
+                "(2 and 2 are the paper's)"
+            )
         if self.settings.variant == "paper" and self.anchor_epochs > 1:
             yield (
                 f"algorithm.{self.base_name}.anchor_every = {self.anchor_epochs} with adv_estimator=vogue, "
@@ -116,6 +128,7 @@ class Vogue(Reshaping):
     def reshape(self, advantages: torch.Tensor, inputs: Inputs) -> Result:
         settings = self.settings
         log_probs, view_log_probs = self.log_probs_of_both(inputs)
+        noisy = self._noisy(inputs)
         if inputs.divergence is not None and inputs.reverse_divergence is not None:
             divergence = symmetric_divergence(inputs.divergence, inputs.reverse_divergence)
         else:
@@ -127,11 +140,8 @@ class Vogue(Reshaping):
                 )
             shape, entropy = paper_advantages, inputs.entropy.double().clamp(min=0)
         else:
-            shape, entropy = released_advantages, sampled_entropy(log_probs)
-        noisy = self._noisy(inputs)
-        perception = Bonus(settings.perception_alpha, settings.perception_beta)
-        output = Bonus(settings.output_alpha, settings.output_beta)
-        shaped = shape(advantages.double(), entropy, divergence, noisy, perception, output)
+            shape, entropy = released_advantages, released_entropy(log_probs, view_log_probs, noisy)
+        shaped = shape(advantages.double(), entropy, divergence, noisy, *self._bonuses)
         tokens = {"uncertainty": TokenValues(divergence, "divergence between the raw and the noisy view, nats")}
         return Result((shaped * inputs.response_mask).to(advantages), tokens, divergence)
 
@@ -143,6 +153,13 @@ class Vogue(Reshaping):
         if groups:
             metrics["vogue/noisy_share"] = sum(groups.values()) / len(groups)
         return metrics
+
+    @property
+    def _bonuses(self) -> tuple[Bonus, Bonus]:
+        """For perception and for output."""
+        settings = self.settings
+        perception = Bonus(settings.perception_alpha, settings.perception_beta)
+        return perception, Bonus(settings.output_alpha, settings.output_beta)
 
     def _noisy(self, inputs: Inputs) -> torch.Tensor:
         """(B,) bool: real rows of noisy groups."""

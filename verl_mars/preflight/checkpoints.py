@@ -1,8 +1,8 @@
-"""The identity of a run in its checkpoints, and whether a run may resume from one.
+"""The identity of a run in its checkpoints, and checks of a checkpoint before a run resumes from it.
 
-verl resumes from whatever lies in ``trainer.default_local_dir``. A checkpoint of another model or of another number of
-ranks ends the run after all models were loaded; one of another recipe does not, and the second arm of a comparison
-starts with the weights of the first.
+verl resumes from any checkpoint in ``trainer.default_local_dir``. One of another model or number of ranks ends the run
+after all models were loaded; one of another recipe does not, and the second arm of a comparison would start with the
+weights of the first.
 """
 
 import json
@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,7 +42,7 @@ class Identity:
     model: str
     """Last part of the model's path: its folder may be moved."""
     rows: int | None
-    """Of the training files; ``None``: unknown, as files other than Parquet would have to be read."""
+    """Rows of the training files; ``None``: unknown, as files other than Parquet would have to be read."""
 
     @classmethod
     def of(cls, config: DictConfig) -> "Identity":
@@ -174,7 +173,7 @@ def _another_folder(config: DictConfig) -> str:
     return f"give the run its own folder (trainer.default_local_dir, now {config.trainer.default_local_dir})"
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def _read(file: Path) -> Mapping[str, object]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +181,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def _shapes(path: Any) -> dict[str, Any]:
+def _shapes(path: Path | str) -> dict[str, object]:
     """The shapes of a model's weights, from its configuration on this machine; empty if there is none."""
     from transformers import AutoConfig
 
@@ -193,7 +192,7 @@ def _shapes(path: Any) -> dict[str, Any]:
     return dict(_flat(config))
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

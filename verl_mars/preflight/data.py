@@ -1,19 +1,20 @@
 """Checks of a run's training data, before any model is loaded."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from verl_mars.methods.base import Method
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 
 def training_files(config: DictConfig) -> Sequence[str]:
     """``data.train_files`` as a list of paths."""
-    files: Any = config.data.train_files
-    if isinstance(files, ListConfig):
-        files = OmegaConf.to_container(files)
-    return [files] if isinstance(files, str) else list(files or [])
+    files = config.data.train_files
+    return [files] if isinstance(files, str) else [str(file) for file in files or ()]
 
 
 def data_faults(config: DictConfig, method: Method, progress: bool = False) -> list[str]:
@@ -33,7 +34,7 @@ def data_faults(config: DictConfig, method: Method, progress: bool = False) -> l
     return [str(fault) for fault in report.faults]
 
 
-def length_faults(config: DictConfig, method: Method, processor: Any) -> list[str]:
+def length_faults(config: DictConfig, method: Method, processor: "ProcessorMixin") -> list[str]:
     """A sentence for each prompt that is longer than ``data.max_prompt_length`` (the first 20), and the cure.
 
     Args:
@@ -57,7 +58,7 @@ def length_faults(config: DictConfig, method: Method, processor: Any) -> list[st
     return report.sentences()
 
 
-def why_lengths_are_unknown(config: DictConfig, processor: Any) -> str | None:
+def why_lengths_are_unknown(config: DictConfig, processor: "ProcessorMixin") -> str | None:
     """Why the tokens of prompts cannot be counted as verl's agent loop would; ``None``: they can."""
     if any(not hasattr(getattr(processor, "image_processor", None), name) for name in ("patch_size", "merge_size")):
         return "only the image processors of the Qwen-VL family are known"

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from verl_mars import _compat
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from verl_mars.methods.base import Method
 
 PACKAGES = (
@@ -82,7 +84,7 @@ def inspect_ray_worker() -> PluginState:
             ray.shutdown()
 
 
-def compose_recipe(config_name: str, overrides: Sequence[str] = ()) -> Any:
+def compose_recipe(config_name: str, overrides: Sequence[str] = ()) -> "DictConfig":
     """The configuration that ``python -m verl.trainer.main_ppo --config-name=...`` would run, Hydra's section included.
 
     Raises:
@@ -135,6 +137,10 @@ def inspect_recipe(config_name: str, overrides: Sequence[str] = (), data: bool =
     for check in (config_faults, checkpoint_faults):
         if not state.faults:
             state.faults += check(config)
+    if not state.faults:
+        from verl_mars.methods.table import method_of
+
+        state.notes += method_of(config.algorithm).cautions(config)
     state.notes += _machine_notes(config)
     for findings in (_model_findings(config), _data_findings(config, data and not state.faults)):
         state.faults += findings.faults
@@ -147,7 +153,7 @@ def recipe_faults(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
     return inspect_recipe(config_name, overrides).faults
 
 
-def verl_faults(config: Any) -> Iterator[str]:
+def verl_faults(config: "DictConfig") -> Iterator[str]:
     """Settings that verl itself refuses, as far as they can be known without a model.
 
     verl builds dataclasses from these sections inside its workers, after models were loaded; an unknown key or an
@@ -183,7 +189,7 @@ def _cause(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _machine_notes(config: Any) -> Iterator[str]:
+def _machine_notes(config: "DictConfig") -> Iterator[str]:
     """Things that this machine lacks: no faults, since a recipe may run on another machine than it is checked on."""
     engine = config.actor_rollout_ref.rollout.name
     if engine in ("vllm", "sglang") and importlib.util.find_spec(engine) is None:
@@ -197,7 +203,7 @@ def _machine_notes(config: Any) -> Iterator[str]:
     yield from _cpu_notes(config)
 
 
-def _cpu_notes(config: Any) -> Iterator[str]:
+def _cpu_notes(config: "DictConfig") -> Iterator[str]:
     """A note if Ray has too few CPUs for verl's actors, which would then wait forever in silence."""
     ray_init = config.ray_kwargs.get("ray_init") or {}
     if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):  # that cluster's CPUs, not this machine's
@@ -210,7 +216,7 @@ def _cpu_notes(config: Any) -> Iterator[str]:
         )
 
 
-def reserved_cpus(config: Any) -> int:
+def reserved_cpus(config: "DictConfig") -> int:
     """Number of Ray's CPUs that the actors of a run reserve.
 
     One for TransferQueue's controller, one for each of its storage units, three for each GPU of the trainer and of a
@@ -226,7 +232,7 @@ def reserved_cpus(config: Any) -> int:
     return int(1 + units + 3 * gpus + 2 * separate)
 
 
-def _model_findings(config: Any) -> RecipeState:
+def _model_findings(config: "DictConfig") -> RecipeState:
     path = config.actor_rollout_ref.model.path
     if path is None:
         return RecipeState() if _makes_toy(config) else RecipeState(faults=["actor_rollout_ref.model.path is not set"])
@@ -238,7 +244,7 @@ def _model_findings(config: Any) -> RecipeState:
     return RecipeState(notes=[f"actor_rollout_ref.model.path = {path}: fetched when the run starts, not checked"])
 
 
-def _data_findings(config: Any, wanted: bool) -> RecipeState:
+def _data_findings(config: "DictConfig", wanted: bool) -> RecipeState:
     from verl_mars.methods.table import method_of
     from verl_mars.preflight.data import data_faults, training_files
 
@@ -256,7 +262,7 @@ def _data_findings(config: Any, wanted: bool) -> RecipeState:
     return RecipeState(faults=[f"data.train_files: {name} is not there" for name in missing])
 
 
-def _length_findings(config: Any, method: "Method") -> RecipeState:
+def _length_findings(config: "DictConfig", method: "Method") -> RecipeState:
     """Prompts that are too long; or a note that the model's processor is not on this machine."""
     from verl_mars.preflight.data import length_faults, why_lengths_are_unknown
 
@@ -275,7 +281,7 @@ def _length_findings(config: Any, method: "Method") -> RecipeState:
     return RecipeState(faults=length_faults(config, method, processor))
 
 
-def _makes_toy(config: Any) -> bool:
+def _makes_toy(config: "DictConfig") -> bool:
     """Whether the toy world is built when the run starts, model and data."""
     return "verl_mars_toy" in (config.hydra.get("callbacks") or {})  # as recipes/dataset/toy.yaml names it
 

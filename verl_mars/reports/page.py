@@ -1,11 +1,12 @@
 """The writer of HTML pages: a jinja2 template over ``templates/base.html`` in, one self-contained file out.
 
 A template extends ``base.html`` and fills ``{% block content %}``. ``{% import "macros.html" as m %}`` gives it
-``m.table``, ``m.picture`` and ``m.texts``. Values are escaped, whatever they hold: texts of data sets and
-models are untrusted.
+``m.table``, ``m.picture`` and ``m.texts``. Values are escaped, whatever they hold: texts of data sets and models are
+untrusted. A page's policy admits no script but the one whose hash it names (:func:`script_of`).
 """
 
 import base64
+import hashlib
 import io
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from verl_mars.data.images import read_header
@@ -35,27 +37,28 @@ class Picture:
     """Size of the original, which boxes refer to."""
 
 
-def picture(source: str | bytes | Image.Image, side: int = 320) -> Picture:
+def picture(source: str | bytes | Image.Image, side: int = 320, jpeg_from: int = JPEG_FROM) -> Picture:
     """A thumbnail of an image file, of encoded bytes, or of a decoded image.
 
     Args:
         source: a local path, encoded bytes, or a PIL image.
         side: longest side of the thumbnail in pixels; smaller images are not enlarged.
+        jpeg_from: longest side above which the thumbnail is a JPEG.
 
     Raises:
         SampleError: the image is missing, broken, truncated, or has too many pixels to be opened.
     """
     if isinstance(source, Image.Image):
-        return _encoded(source, side)
+        return _encoded(source, side, jpeg_from)
     read_header(source, decode=True)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-        return _encoded(opened, side)
+        return _encoded(opened, side, jpeg_from)
 
 
-def _encoded(image: Image.Image, side: int) -> Picture:
+def _encoded(image: Image.Image, side: int, jpeg_from: int) -> Picture:
     small = image.convert("RGB")  # as verl does: an image that training turns all white is white here too
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    kind = "jpeg" if max(small.size) > JPEG_FROM else "png"
+    kind = "jpeg" if max(small.size) > jpeg_from else "png"
     buffer = io.BytesIO()
     small.save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {}))
     return Picture(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
@@ -71,6 +74,16 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def script_of(name: str) -> dict[str, str]:
+    """A script in ``templates/`` for a page: its text as ``script``, its hash for the page's policy as ``script_hash``.
+
+    The hash admits this script and no other, should a text ever slip through unescaped.
+    """
+    text = (TEMPLATES / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "script_hash": digest}
 
 
 def render(template: str, **values: Any) -> str:

@@ -57,7 +57,7 @@ def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, in
 
 
 def row_values(file: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows of one row."""
+    """The template's values of one row."""
     extra = _mapping(row.get("extra_info"))
     side = LARGE_SIDE if len(row.get("images") or []) <= 2 else SIDE
     return {

@@ -1,7 +1,7 @@
 """``verl-mars show-tokens``: responses with each token shaded by how much it depends on the images.
 
 Reads verl's dumps of training responses (``trainer.rollout_data_dir``) of runs whose method rescores them. A shade is
-relative to the largest value of its own response: log(1 + value) over the largest of them.
+relative to the largest value of its response: log(1 + value) over the largest of them.
 """
 
 import json
@@ -165,7 +165,7 @@ def write_tokens_page(dump: Path, path: Path, count: int = 6, value: str | None 
 
 
 def _shown(response: ShadedResponse) -> dict[str, Any]:
-    """What the template shows of one response."""
+    """The template's values of one response."""
     return {
         "line": response.line,
         "prompt": response.prompt,

@@ -46,7 +46,7 @@ def score(
     console = Console(soft_wrap=False)
     report = run(
         predictions,
-        _settings(variant, coordinates, model, setting or []),
+        read_settings(variant, coordinates, model, setting or []),
         task=task,
         rows=rows,
         size=_size(size),
@@ -117,7 +117,7 @@ def run(
     return report
 
 
-def _settings(variant: str, coordinates: str | None, model: str | None, changes: list[str]) -> "RewardSettings":
+def read_settings(variant: str, coordinates: str | None, model: str | None, changes: list[str]) -> "RewardSettings":
     from verl_mars.reward.settings import RewardSettings
 
     section: dict[str, Any] = {"variant": variant}

@@ -1,37 +1,77 @@
 """verl's replay buffer with a reproducible order, a group filter that asks the method, and waits that end."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_mars import store
 from verl_mars.liveness.waits import WaitsThatEnd
 from verl_mars.methods.base import FinishedGroups, Method
-from verl_mars.rows import Key, as_list
+from verl_mars.rows import Key, as_list, as_rows
 from verl_mars.store import Batch
 
 POLL_KEY = "poll_interval_seconds"
 """Under ``trainer.v1.sampler.sampler_kwargs``; verl's own interval is 2 s, most of a step on a CPU."""
 
+SEED_KEY = "order_seed"
+"""Beside it: the seed of the order of rows. The recipes take ``data.seed``."""
+
+
+def drawn_order(
+    seed: int, step: int, index: Sequence[Any], responses: Sequence[torch.Tensor], keys: Sequence[str]
+) -> list[int]:
+    """Numbers of rows in an order that is drawn, yet the same for the same rows.
+
+    Args:
+        seed, step: of the run; another order with each.
+        index: of each row's prompt in the data set.
+        responses: tokens of each row. They stand for the session: with verl's own worker it depends on chance which
+            session got which response.
+        keys: of the rows; they tell equal responses of a prompt apart.
+    """
+
+    def draw(row: int) -> tuple[bytes, int, int]:
+        identity = f"{seed} {step} {index[row]} {responses[row].tolist()}"
+        _, session, output = Key.parse(keys[row])
+        return hashlib.blake2b(identity.encode(), digest_size=8).digest(), session, output
+
+    return sorted(range(len(keys)), key=draw)
+
 
 class ReproducibleOrder(ReplayBuffer):
-    """Orders the rows of a sampled batch by prompt index, response, session and output.
+    """Orders the rows of a sampled batch by a draw for each of them (:func:`drawn_order`).
 
-    verl's rows come in the order in which they happened to be written, under random uids, so that two runs with one
-    seed add up their losses in another order.
+    verl orders rows by the time at which they were written, short answers first and under random uids, so two runs with
+    one seed would sum their losses in different orders. verl cuts mini-batches in row order (``actor.shuffle=false``):
+    in the order of prompt indices each would be a slice of the data file, and the same prompts would always be in the
+    last, most off-policy one. Validation is in the order of the data.
     """
+
+    step: int = 0
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, dict[str, Any]]:
+        """Sample verl's batch, in our order."""
+        self.step = global_steps
+        return super().sample(global_steps, partition_id, batch_size)
 
     def _materialize_batch(self, partition_id: str, *args: Any, **kwargs: Any) -> Batch:
         batch = super()._materialize_batch(partition_id, *args, **kwargs)
         if len(batch.keys) == 0:
             return batch
         data = store.read(batch, ["index", "responses"])
-        index, responses = as_list(data["index"]), [row.tolist() for row in data["responses"].unbind()]
-        # The response before the session: with verl's own worker it depends on chance which session got which.
-        identity = [(str(i), r, *Key.parse(k)[1:]) for i, r, k in zip(index, responses, batch.keys, strict=True)]
-        batch.reorder(sorted(range(len(identity)), key=identity.__getitem__))
+        index, responses = as_list(data["index"]), as_rows(data["responses"])
+        if partition_id == "val":
+            parsed = [Key.parse(key) for key in batch.keys]
+            order = sorted(range(len(parsed)), key=lambda row: (str(index[row]), *parsed[row][1:]))
+        else:
+            seed = (self.sampler_kwargs or {}).get(SEED_KEY) or 0
+            order = drawn_order(seed, self.step, index, responses, batch.keys)
+        batch.reorder(order)
         return batch
 
 
@@ -49,8 +89,8 @@ class Verdicts:
 class GroupFilter(ReplayBuffer):
     """Dynamic sampling (``algorithm.filter_groups``) that asks the method before it drops a group.
 
-    verl drops a group whose fused rewards are all equal. Under a method with a group filter, only those of them are
-    dropped that the method finds nothing to learn in. Eviction, refill and their metrics stay verl's;
+    verl drops a group whose fused rewards are all equal. Under a method with a group filter, such a group is dropped
+    only if the method finds nothing to learn in it. Eviction, refill and their metrics are verl's;
     ``<method>/kept_groups`` counts the groups of a sampled batch that verl alone would have dropped.
     """
 

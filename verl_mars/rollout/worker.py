@@ -154,7 +154,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         """Fused sessions only: the anchor of a mono session whose scorer died is missing."""
         return VIEW not in session
 
-    def _session_seed(self, trajectory: dict, index: Any, view: str, session: int) -> int:
+    def _session_seed(self, trajectory: dict, index: int, view: str, session: int) -> int:
         """A seed from what the session is, never from when it happens to run."""
         seed = self.config.actor_rollout_ref.rollout.get("seed", 0)
         identity = (seed, trajectory["step"], trajectory["validate"], index, view, session)

@@ -24,12 +24,12 @@ FILE = "anchors.json"
 """Beside verl's own files in the folder of a checkpoint."""
 
 _IDENTITY = ("data_source", "index", "extra_info")
-"""Fields of a prompt that say which one it is (:func:`prompt_identity`)."""
+"""Fields of a prompt that identify it (:func:`prompt_identity`)."""
 
 
 @dataclass
 class AnchorMemory:
-    """The anchors of each prompt, until they were used ``every`` times. A prompt comes once an epoch.
+    """The anchors of each prompt, until they have been used ``every`` times. A prompt comes once an epoch.
 
     A prompt with a missing anchor is not remembered: the next epoch runs its sessions again.
     """
@@ -57,7 +57,7 @@ class AnchorMemory:
         versions: Sequence[float],
         values: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Keep the anchors of a prompt that was rolled out; those known already stay."""
+        """Keep the anchors of a prompt that was rolled out; known ones stay."""
         scores = scores[: len(sources)]  # a batch pads prompts with fewer anchors
         if prompt in self.anchors or not all(map(math.isfinite, scores)):
             return
@@ -74,7 +74,7 @@ class AnchorMemory:
         (folder / FILE).write_text(text, encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; a checkpoint of a run without a memory has nothing."""
+        """Read the file of :meth:`save`; a checkpoint of a run without a memory has none."""
         file = folder / FILE
         if not file.exists():
             logger.warning("%s has no %s: the mono sessions of every prompt run once more", folder, FILE)
@@ -83,7 +83,7 @@ class AnchorMemory:
         self.anchors, self.uses = saved["anchors"], saved["uses"]
 
 
-def prompt_identity(data_source: Any, index: Any, extra_info: Any) -> str:
+def prompt_identity(data_source: str, index: int, extra_info: object) -> str:
     """Identifies a prompt across epochs; verl draws a new uid each time it is sampled."""
     sample = extra_info.get("sample_id") if isinstance(extra_info, Mapping) else None
     return f"{data_source}/{index if sample is None else sample}"
@@ -132,6 +132,6 @@ class RemembersAnchors(ViewTrainer):
             self.anchor_memory.load(Path(folder) if Path(folder).name == name else Path(folder) / name)
 
 
-def _identities(data: Any) -> list[str]:
+def _identities(data: TensorDict) -> list[str]:
     """The identity of each prompt of a batch, from its columns :data:`_IDENTITY`."""
     return [prompt_identity(*row) for row in zip(*(as_list(data[name]) for name in _IDENTITY), strict=True)]

@@ -1,4 +1,4 @@
-"""Metrics that count: added up over the local updates of a step, where verl would average them."""
+"""Metrics that count: summed over the local updates of a step, where verl would average them."""
 
 from verl_mars.rows import counted_rows
 from verl_mars.store import Batch

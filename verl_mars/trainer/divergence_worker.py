@@ -1,10 +1,10 @@
-"""verl's actor workers with one method more: how far two views move the policy apart, over the whole vocabulary.
+"""verl's actor workers with one more method: the divergence of the policy between two views, over the whole vocabulary.
 
 Only ``algorithm.pgpo.divergence=exact`` and ``algorithm.vogue.divergence=exact`` use these; the estimates at the
 sampled token need no worker of ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,11 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl_mars.algos.divergence import vocabulary_divergence
 
 FED = ("input_ids", "position_ids", "multi_modal_inputs")
-"""What verl's forward pass reads of a row."""
+"""Fields that verl's forward pass reads."""
 
 PLACES, OWN_PLACES = "places", "own_places"
-"""Fields of a view's row: where in its tokens, and in those of its own view, stand the states that say each sampled
-token."""
+"""Fields of a view's row: indices of the hidden states that predict each sampled token, in the other view and in the
+row's own view."""
 
 PIXELS = "pixels"
 """Flag: the column of the training rows that holds the view's visual inputs; empty: the view has none."""
@@ -53,26 +53,26 @@ class ViewDivergence:
 
 
 class DivergenceActorWorker(ViewDivergence, ActorRolloutRefWorker):
-    """Of the modes ``mars_sync`` and ``mars_colocate_async``."""
+    """The worker of the modes ``mars_sync`` and ``mars_colocate_async``."""
 
 
 class DivergenceDetachActorWorker(ViewDivergence, DetachActorWorker):
-    """Of the mode ``mars_separate_async``."""
+    """The worker of the mode ``mars_separate_async``."""
 
 
 WORKERS: dict[type, type] = {
     ActorRolloutRefWorker: DivergenceActorWorker,
     DetachActorWorker: DivergenceDetachActorWorker,
 }
-"""verl's actor workers and ours in their place."""
+"""verl's actor workers -> ours."""
 
 
 @torch.no_grad()
 def compare(engine: Any, config: Any, view: TensorDict, own: TensorDict) -> TensorDict:
     """:meth:`ViewDivergence.compute_view_divergence` on an engine of verl's.
 
-    Two of verl's own forward steps for each micro-batch. The first one leaves the states that its output layer saw, the
-    second one compares them with its own while FSDP has the layer's weight at hand; logits of both never exist at once.
+    Two of verl's forward steps for each micro-batch. The first keeps the inputs of the output layer; the second
+    compares its own with them while FSDP has the layer's weight gathered. Logits of both never exist at once.
     """
     flags = {
         "temperature": tensordict_utils.get(own, "temperature"),
@@ -114,7 +114,7 @@ def compare(engine: Any, config: Any, view: TensorDict, own: TensorDict) -> Tens
 
 
 class _Step:
-    """Watches what the output layer of an engine's model is given in two forward steps of one micro-batch."""
+    """Records the inputs of the output layer in two forward steps of one micro-batch."""
 
     def __init__(self, engine: Any, packed: bool) -> None:
         self._layer = output_layer(engine.module)
@@ -185,7 +185,7 @@ def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 @contextmanager
-def _hooked(layer: torch.nn.Module, hook: Any) -> Iterator[None]:
+def _hooked(layer: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None]:
     handle = layer.register_forward_pre_hook(hook)
     try:
         yield
@@ -193,8 +193,8 @@ def _hooked(layer: torch.nn.Module, hook: Any) -> Iterator[None]:
         handle.remove()
 
 
-def _rows(data: TensorDict, visual_inputs: Any, flags: dict[str, Any]) -> TensorDict:
-    """What verl's forward step takes, with the flags that it looks at."""
+def _rows(data: TensorDict, visual_inputs: object, flags: dict[str, Any]) -> TensorDict:
+    """The input of verl's forward step, with the flags that it reads."""
     rows = TensorDict({name: data[name] for name in ("input_ids", "position_ids")}, batch_size=data.batch_size)
     tensordict_utils.maybe_fix_3d_position_ids(rows)
     if visual_inputs is not None:

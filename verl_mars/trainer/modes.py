@@ -18,7 +18,7 @@ from verl_mars.trainer.token_dump import DumpsTokens
 
 
 class MarsTrainer(RewardDetails, DumpsTokens, RemembersAnchors, SumsCounts, SavesIdentity, EndsWithDeadProcesses):
-    """What all three modes have in common."""
+    """The parts that all three modes have."""
 
     def how_to_continue(self) -> str:
         """Which command resumes the run, and from which checkpoint."""

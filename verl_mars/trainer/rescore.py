@@ -1,6 +1,6 @@
 """Rescoring: the log-probs that the policy before the update gives the batch's responses under another view.
 
-Rows under another view go to a partition of their own, which is cleared whatever happens. For the estimate at the
+Rows under another view go to a separate partition, which is cleared even after an error. For the estimate at the
 sampled token verl's ``compute_log_prob`` runs on them as on any others (:func:`rescore`). For the divergence over the
 whole vocabulary a worker of ours compares them with the training rows (:func:`compare_views`).
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from verl.single_controller.ray import RayWorkerGroup
 
 from verl_mars import store
 from verl_mars.rows import OTHER_VISUAL_INPUTS
@@ -42,7 +43,7 @@ def rescore(
     trajectories: Sequence[Trajectory],
     views: Sequence[RescoreView | None],
     old_log_probs: Sequence[torch.Tensor],
-    worker_group: Any,
+    worker_group: RayWorkerGroup,
     temperature: float,
     multiple: int,
 ) -> ViewLogProbs:
@@ -85,7 +86,7 @@ def compare_views(
     trajectories: Sequence[Trajectory],
     views: Sequence[RescoreView | None],
     old_log_probs: Sequence[torch.Tensor],
-    worker_group: Any,
+    worker_group: RayWorkerGroup,
     temperature: float,
     multiple: int,
     pixels: str,

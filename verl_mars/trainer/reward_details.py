@@ -14,11 +14,11 @@ from verl_mars.rows import as_list, real_rows
 from verl_mars.store import Batch
 
 FIELD = "extra_fields"
-"""Where verl's agent loop stores ``reward_extra_info`` of a trajectory."""
+"""Field in which verl's agent loop stores ``reward_extra_info`` of a trajectory."""
 
 
 def details_of(batch: Batch) -> list[Mapping[str, Any]]:
-    """What the reward manager returned beside the score of each row, in the order of the batch's keys."""
+    """The reward manager's values beside the score, for each row in the order of the batch's keys."""
     fields = [getattr(field, "data", field) for field in as_list(store.read(batch, [FIELD])[FIELD])]
     return [(field or {}).get("reward_extra_info") or {} for field in fields]
 
@@ -47,21 +47,28 @@ class RewardDetails(PPOTrainer):
 
     _dumped: Mapping[str, Mapping[str, Any]] | None = None
 
-    def _compute_metrics(self, batch: Batch, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        result = super()._compute_metrics(batch, metrics, *args, **kwargs)
+    def _compute_metrics(
+        self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         real = real_rows(batch.tags).tolist()
         metrics.update(reward_metrics(info for info, counts in zip(details_of(batch), real, strict=True) if counts))
-        return result
 
-    def _log_rollout_data(self, batch: Batch, *args: Any, **kwargs: Any) -> None:
+    def _log_rollout_data(self, batch: Batch, timing_raw: Mapping[str, float], rollout_data_dir: str) -> None:
         self._dumped = dict(zip(batch.keys, details_of(batch), strict=True))
         try:
-            super()._log_rollout_data(batch, *args, **kwargs)
+            super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
         finally:
             self._dumped = None
 
     def _dump_generations(
-        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[float],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        dump_path: str,
     ) -> None:
         """Give a line of a training dump what a line of verl's validation dump has: ``reward`` (the score that was
         trained on, penalties included) and every key of the reward manager."""

@@ -43,11 +43,11 @@ class TokenDump:
             }
 
     def has(self, keys: Sequence[str]) -> bool:
-        """Whether these rows, as verl dumps them, are the ones kept; a dump of a validation has others."""
+        """Whether all these rows are kept; a validation dump has other rows."""
         return len(keys) > 0 and all(key in self._lines for key in keys)
 
     def take(self, keys: Sequence[str]) -> dict[str, list[Any]]:
-        """One list for each field of a dumped line, in the order of the keys; nothing is kept after."""
+        """One list for each field of a dumped line, in the order of the keys. Clears the dump."""
         lines, self._lines = [self._lines[key] for key in keys], {}
         return {name: [line[name] for line in lines] for name in lines[0]}
 
@@ -65,7 +65,13 @@ class DumpsTokens(ViewTrainer):
             self._tokens.add(batch, handover.result.tokens)
 
     def _dump_generations(
-        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[float],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        dump_path: str,
     ) -> None:
         extra = reward_extra_infos_dict
         if self._tokens is not None and self._tokens.has(extra.get("uid", [])):
@@ -74,7 +80,7 @@ class DumpsTokens(ViewTrainer):
 
 
 def image_paths(messages: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Where each image of a conversation lies; None where it is not a file."""
+    """The path of each image of a conversation; None if it is not a file."""
     parts = [
         part
         for message in messages

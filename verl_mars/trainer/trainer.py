@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
@@ -79,7 +80,7 @@ class ViewTrainer(PPOTrainer):
         if self.method.exact:
             _compat.exchange_worker_classes(self.role_worker_mapping, WORKERS)
 
-    def _build_replay_buffer(self) -> Any:
+    def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         _compat.exchange_replay_buffer_class(buffer, OrderedReplayBuffer, OrderedReplayBufferAsync)
         set_poll_interval(buffer)
@@ -104,12 +105,11 @@ class ViewTrainer(PPOTrainer):
         """Called with each batch once its method has computed its advantages."""
 
     def _compute_metrics(
-        self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], *args: Any, **kwargs: Any
-    ) -> Any:
-        result = super()._compute_metrics(batch, metrics, timing_raw, *args, **kwargs)
+        self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         if "timing_s/score_view" in metrics and timing_raw.get("step"):
             metrics["perf/score_view_share"] = metrics["timing_s/score_view"] / timing_raw["step"]
-        return result
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class RowReader:
             "tags": batch.tags,
             "anchors": self._anchors(batch),
             "reward_details": self._reward_details(batch),
+            "forward_type": forward_type(self.config.actor_rollout_ref.actor),
         }
         if self.method.fields:
             data = store.read(batch, self.method.fields)
@@ -193,6 +194,16 @@ class RowReader:
         if self.method.exact:
             return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
         return rescore(batch.keys, *common)
+
+
+def forward_type(actor: Any) -> torch.dtype:
+    """The type in which verl's actor computes log-probs: its engine's mixed precision, bfloat16 where that is unset."""
+    from verl.utils.torch_dtypes import PrecisionType
+
+    if actor.strategy in ("fsdp", "fsdp2"):
+        precision = actor.fsdp_config.get("mixed_precision") or {}
+        return PrecisionType.to_dtype(precision.get("param_dtype") or "bf16")
+    return PrecisionType.to_dtype((actor.get(actor.strategy) or {}).get("dtype") or "bfloat16")
 
 
 def trajectories_of(data: Any) -> list[Trajectory]:

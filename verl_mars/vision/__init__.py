@@ -1,1 +1,4 @@
-"""What model families do to an image: resizes, token counts, frames of boxes. Imports no torch, no transformers."""
+"""Model families: resizing, token counts, frames of boxes and the layout of pixels.
+
+Imports no torch, no transformers; `patches` alone has torch.
+"""

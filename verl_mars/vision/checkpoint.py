@@ -30,7 +30,7 @@ def read_family(path: str) -> str:
 
 
 def read_limits(path: str, mm_processor_kwargs: Any = None) -> ImageLimits:
-    """How the model's images are resized.
+    """The limits of the model's image processor.
 
     Args:
         path: folder or hub name.

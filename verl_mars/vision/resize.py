@@ -1,4 +1,4 @@
-"""How large an image is when a model sees it, and how many tokens it becomes.
+"""The size of an image as a model sees it, and its number of tokens.
 
 verl resizes an image twice: ``qwen_vl_utils.fetch_image`` rounds its sides to multiples of patch x merge pixels, then
 the image processor does so again within its own limits of pixels. The two scale the sides differently, so both are
@@ -30,7 +30,7 @@ _FIRST_MIN_TOKENS, _FIRST_MAX_TOKENS = 4, 16384
 
 
 class ImageLimits(Settings):
-    """How an image processor of the Qwen-VL kind cuts images into tokens.
+    """Settings of an image processor of the Qwen-VL kind.
 
     The defaults are those that Qwen2.5-VL is published with.
     """

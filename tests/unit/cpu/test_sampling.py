@@ -64,6 +64,7 @@ def scores_of(model, request, token_ids):
 # ---------------------------------------------------------------- a batch
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_requests_one_at_a_time_bit_for_bit(sampler):
     requests = mixed_requests(sampler)
     together = sampler.sample(requests)

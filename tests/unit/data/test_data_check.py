@@ -330,6 +330,7 @@ def test_every_problem_has_a_cure():
     assert error.code == "box" and str(error) == "boxes[0]: wrong"
 
 
+@pytest.mark.slow
 def test_a_row_of_any_form_raises_nothing(tmp_path):
     from hypothesis import given, settings
     from hypothesis import strategies as st

@@ -112,6 +112,7 @@ def test_a_disk_error_is_a_sentence(call, raw, monkeypatch, tmp_path):
     assert error == "error: /data/7.jpg: Permission denied\n"
 
 
+@pytest.mark.slow
 def test_a_file_of_another_tool(call, tmp_path):
     file = tmp_path / "other.parquet"
     pq.write_table(pa.table({"question": ["a"], "picture": ["a.jpg"]}), file)

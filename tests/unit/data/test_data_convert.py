@@ -98,6 +98,7 @@ def test_a_short_conversion_starts_no_workers(small, run, monkeypatch):
     assert run("manifest", small, workers=2, **OPTIONS).rows == 57
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_any_number_of_workers(small, run, tmp_path, monkeypatch):
     start_workers_at_once(monkeypatch.setattr)
     trees = []

@@ -109,6 +109,7 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(small, tmp_path):
 
 @pytest.mark.parametrize("images", ["path", "embed"])
 @pytest.mark.parametrize(("workers", "rows"), [(0, (1, 12, 60)), (2, (13,))])
+@pytest.mark.slow
 def test_killed_at_any_row_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, images, workers, rows):
     start_workers_at_once(monkeypatch.setattr)
     out = tmp_path / "out"
@@ -146,6 +147,7 @@ def test_an_interrupted_command_leaves_rendered_images_only(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_conversion_end(small, tmp_path, monkeypatch):
     start_workers_at_once(monkeypatch.setattr)
     pids = tmp_path / "pids"
@@ -173,6 +175,7 @@ def running(pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_with_a_sentence(small, tmp_path, monkeypatch):
     start_workers_at_once(monkeypatch.setattr)
 

@@ -125,6 +125,7 @@ IN_SOURCE = SOURCE.map(lambda change: json.dumps(LINE | {"sources": [LINE["sourc
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CHANGED | IN_SOURCE | st.text(max_size=20), max_size=30))
+@pytest.mark.slow
 def test_a_manifest_of_any_lines_gives_right_rows_and_rejects(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("any")
     raw_sets.picture(folder / "raw" / "0.jpg")

@@ -8,7 +8,7 @@ import torch
 from verl_mars.algos.mars import group_statistics, mono_anchored_advantage
 from verl_mars.methods import METHODS, RowValues
 from verl_mars.methods.estimator import estimator, hand_over
-from verl_mars.methods.mars import group_metrics, session_metrics
+from verl_mars.methods.mars_metrics import group_metrics, session_metrics
 from verl_mars.rows import AnchorRows
 
 NAN = math.nan
@@ -114,14 +114,20 @@ def test_metrics_by_hand():
     counted = torch.tensor([True] * 8 + [False])
     stats = group_statistics(scores, uids, anchors, counted)
     sources = [["rgb", "ir"], ["rgb", "ir"], ["rgb"], ["rgb"], ["rgb", "ir"]]
-    metrics = group_metrics(stats, sources)
+    values = {"acc": anchors, "format": torch.where(anchors.isnan(), NAN, torch.ones_like(anchors))}
+    values["format"][0, 1] = 0.5
+    first = [0, 2, 4, 6, 8]
+    metrics = group_metrics(stats, sources, {name: column[first] for name, column in values.items()}, cuts=False)
     assert metrics == {
         "mars/fused_score": pytest.approx((1 + 0 + 0.5 + 1) / 4),
         "mars/info_gain": pytest.approx((0.5 - 1.0 + 0.0) / 3),  # a: 1 - .5, b: 0 - 1, d: 1 - 1; c has no anchor
         "mars/interference_groups": pytest.approx(1 / 3),  # b of a, b and d
-        "mars/rescued_groups": pytest.approx(2 / 4),  # a and b are constant and their anchors differ; d's does not
         "mars/anchor_score/rgb": pytest.approx(2 / 3),  # a: 0, b: 1, d: 1
         "mars/anchor_score/ir": 1.0,  # a
+        "mars/anchor_acc/rgb": pytest.approx(2 / 3),
+        "mars/anchor_acc/ir": 1.0,
+        "mars/anchor_format/rgb": 1.0,
+        "mars/anchor_format/ir": 0.5,
         "mars/info_gain/rgb": pytest.approx((1.0 - 1.0 + 0.0) / 3),
         "mars/info_gain/ir": 0.0,
         "mars/missing_anchors": 2.0,  # b's ir, c's rgb; the padding group is left out
@@ -130,13 +136,21 @@ def test_metrics_by_hand():
 
 def test_metrics_without_any_anchor_say_so():
     stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], torch.full((2, 1), NAN))
-    metrics = group_metrics(stats, [["rgb"]])
-    assert metrics == {"mars/fused_score": 0.5, "mars/rescued_groups": 0.0, "mars/missing_anchors": 1.0}
+    metrics = group_metrics(stats, [["rgb"]], {}, cuts=False)
+    assert metrics == {"mars/fused_score": 0.5, "mars/missing_anchors": 1.0}
+
+
+def test_a_truncated_anchor_is_counted_apart_from_a_missing_one():
+    anchors = torch.tensor([[NAN, NAN, 1.0]] * 2)  # as the method leaves them out
+    stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], anchors)
+    values = {"truncated": torch.tensor([[1.0, NAN, 0.0]])}
+    metrics = group_metrics(stats, [["rgb", "ir", "depth"]], values, cuts=True)
+    assert (metrics["mars/missing_anchors"], metrics["mars/truncated_anchors"]) == (1.0, 1.0)
 
 
 def test_several_anchors_of_a_source_are_averaged():
     stats = group_statistics(torch.tensor([1.0, 0.0]), ["a", "a"], torch.tensor([[0.0, 1.0, 1.0, 1.0]] * 2))
-    metrics = group_metrics(stats, [["rgb", "rgb", "ir", "ir"]])
+    metrics = group_metrics(stats, [["rgb", "rgb", "ir", "ir"]], {}, cuts=False)
     assert (metrics["mars/anchor_score/rgb"], metrics["mars/anchor_score/ir"]) == (0.5, 1.0)
     assert metrics["mars/info_gain/rgb"] == 0.0
 

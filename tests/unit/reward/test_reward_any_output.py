@@ -46,6 +46,7 @@ def check(result, variant="mars"):
 
 @settings(max_examples=300, deadline=None)
 @given(task=TASKS, text=ANY_TEXT | TAGS, variant=VARIANTS, wrap=st.booleans())
+@pytest.mark.slow
 def test_any_text_gets_a_score(task, text, variant, wrap):
     text = f"<think>a</think><answer>{text}</answer>" if wrap else text
     check(score(task, text, variant=variant), variant)
@@ -68,11 +69,13 @@ JSON = st.recursive(
 
 @settings(max_examples=250, deadline=None)
 @given(value=JSON, variant=VARIANTS, coordinates=st.sampled_from(["pixel", "qwen2_5_vl", "qwen3_vl"]))
+@pytest.mark.slow
 def test_any_json_gets_a_score(value, variant, coordinates):
     text = f"<think>a</think><answer>```json\n{json.dumps(value)}\n```</answer>"
     check(score("grounding", text, variant=variant, coordinates=coordinates), variant)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_mutants_get_a_score():
     scores = []
     for index, (task, truth, text) in enumerate(mutants.outputs(100_000)):
@@ -86,6 +89,7 @@ def test_a_hundred_thousand_mutants_get_a_score():
 
 
 @pytest.mark.parametrize(("task", "variant"), [*product(sorted(mutants.TRUTHS), ["mars", "authors"]), ("math", "mars")])
+@pytest.mark.slow
 def test_no_giant_takes_long(task, variant):
     """100 KB in at most 50 ms of processor time, in the better of three runs: the machine may be busy."""
     score(task, "warm up", variant=variant)
@@ -130,6 +134,7 @@ def test_a_hundred_true_boxes_and_two_thousand_predicted_ones():
 
 @settings(max_examples=300, deadline=None)
 @given(text=ANY_TEXT | TAGS)
+@pytest.mark.slow
 def test_no_answer_is_right_for_two_truths(text):
     """Whatever a policy writes, it cannot be right for both "yes" and "no", for two numbers, for two choices."""
     choices = ["not the same", "Travel", "Religion", "A book"]

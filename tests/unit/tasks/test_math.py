@@ -55,6 +55,7 @@ def test_expressions(gold, answer, acc):
 
 @needs_math_verify
 @pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "(" * 400])
+@pytest.mark.slow
 def test_what_never_ends_is_ended_and_the_next_answer_is_scored(answer):
     start = time.monotonic()
     result = score("3", answer, math_timeout_seconds=0.3)
@@ -65,6 +66,7 @@ def test_what_never_ends_is_ended_and_the_next_answer_is_scored(answer):
 
 
 @needs_math_verify
+@pytest.mark.slow
 def test_a_process_that_died_is_started_again():
     assert score("2x", "x+x", math_timeout_seconds=20)["acc"] == 1.0
     math_process._process.kill()

@@ -63,6 +63,7 @@ def test_the_command_can_be_read_by_hydra(tmp_path: Path) -> None:
     assert training_command(ToyPaths.under(odd), odd, 1, 0, "grpo")[3] == "--config-name=toy_grpo"
 
 
+@pytest.mark.slow
 def test_a_demo_leaves_its_results(
     tmp_path: Path, paths: ToyPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_demo_leaves_its_results(
     assert capsys.readouterr().out.splitlines()[-1] == f"results: {out}"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_summary(tmp_path: Path, paths: ToyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     _instead_of_verl(monkeypatch, TRAINS)
     monkeypatch.setattr(module, "prepare", lambda *_: paths)
@@ -143,6 +145,7 @@ demo.train(ToyPaths.under(folder), folder, 2, 0, "mars", Console())
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_demo_that_is_stopped_takes_its_training_along(tmp_path: Path, stop: signal.Signals) -> None:
     demo_process = subprocess.Popen([sys.executable, "-c", SLEEPS, str(tmp_path)], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60

@@ -11,6 +11,8 @@ from verl_mars.toy import warmstart, world
 from verl_mars.toy.prepare import prepare
 from verl_mars.toy.warmstart import Lesson, Recipe
 
+pytestmark = pytest.mark.slow
+
 TINY = Recipe(lessons=(Lesson(steps=1, misled=0.0, batch=4),), scenes=8, gate_scenes=4, vision_steps=1, vision_batch=4)
 SPLITS = {"train": (4, world.TRAINING), "val": (3, world.UNIFORM), "heldout": (2, world.UNIFORM)}
 

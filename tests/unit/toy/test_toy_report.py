@@ -148,6 +148,7 @@ def _rgb(code: str) -> tuple[int, ...]:
     return tuple(int(code[i : i + 2], 16) for i in (1, 3, 5))
 
 
+@pytest.mark.slow
 def test_the_curve_shows_every_source(before: Evaluation, after: Evaluation, metrics: Metrics, tmp_path: Path) -> None:
     pictures.draw_curve(metrics, before, after, "MARS", tmp_path / "mars.png")
     colors = _colors(tmp_path / "mars.png")

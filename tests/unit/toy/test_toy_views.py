@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from verl_mars.algos.pgpo import sampled_dependency
+from verl_mars.algos.divergence import sampled_dependency
 from verl_mars.toy import model as toy_model
 from verl_mars.toy import world
 from verl_mars.toy.forward import mrope_positions, patches

@@ -9,6 +9,8 @@ from verl_mars.toy import warmstart, world
 from verl_mars.toy.model import build_model, build_tokenizer
 from verl_mars.toy.warmstart import TRACKS, Course, Lesson, Recipe, cell_labels, teach, teach_vision, warm_start
 
+pytestmark = pytest.mark.slow
+
 QUICK = Recipe(
     lessons=(Lesson(steps=3, misled=1.0, batch=8),), scenes=40, gate_scenes=20, vision_steps=3, vision_batch=8
 )

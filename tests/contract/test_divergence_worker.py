@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from verl.utils import tensordict_utils
 
 from verl_mars.algos.divergence import vocabulary_divergence
@@ -145,11 +144,15 @@ def test_an_output_layer_that_cannot_be_cut_is_refused():
         output_layer(model)
 
 
+def with_adapter(**settings):
+    from peft import LoraConfig, inject_adapter_in_model  # not before verl, which mends torchvision on a CPU
+
+    return inject_adapter_in_model(LoraConfig(target_modules=["lm_head"], **settings), Model())
+
+
 @pytest.mark.parametrize(("active", "merged"), [(True, False), (True, True), (False, False)])
 def test_an_output_layer_with_lora_is_the_layer_that_was_run(active, merged):
-    """Its parts may be told apart; what counts is what the layer computes."""
-    model = inject_adapter_in_model(LoraConfig(r=2, lora_alpha=8, target_modules=["lm_head"]), Model())
-    layer = output_layer(model)
+    layer = output_layer(with_adapter(r=2, lora_alpha=8))
     assert not isinstance(layer, torch.nn.Linear)
     with torch.no_grad():
         layer.lora_B["default"].weight.normal_()
@@ -164,6 +167,5 @@ def test_an_output_layer_with_lora_is_the_layer_that_was_run(active, merged):
 
 
 def test_an_output_layer_with_dora_is_refused():
-    config = LoraConfig(r=2, target_modules=["lm_head"], use_dora=True)
     with pytest.raises(ValueError, match="DoRA; use divergence=sampled"):
-        output_layer(inject_adapter_in_model(config, Model()))
+        output_layer(with_adapter(r=2, use_dora=True))

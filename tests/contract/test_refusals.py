@@ -297,6 +297,8 @@ def test_bonuses_that_could_turn_a_sign_are_refused(variant, betas, count):
     assert len(found) == count and all("must be at most 1" in fault for fault in found), found
 
 
+# ---------------------------------------------------------------- GPUs that work on one row together
+
 MEGATRON = ["model_engine=megatron", "actor_rollout_ref.model.path=model", "trainer.n_gpus_per_node=8"]
 MEGATRON += ["algorithm.adv_estimator=mars", "trainer.v1.trainer_mode=mars_sync"]
 MEGATRON += ["actor_rollout_ref.rollout.n=3", "actor_rollout_ref.actor.ppo_mini_batch_size=2"]

@@ -8,7 +8,7 @@ CURES: dict[str, str] = {
     "source_prompt": "Write one <image> into the source's own prompt for each of its images, or leave the prompt null.",
     "image_count": "Write exactly one <image> into the prompt for each image, in the order of `images`.",
     "blind": "Fill `images`, or set data.image_key to the column that has them: verl would train on the text alone.",
-    "media_tag": "Remove <image>, <video>, <audio> and models' special tokens from questions, labels and texts.",
+    "media_tag": "Remove <image>, <video>, <audio> and special tokens of models from questions and labels.",
     "too_many_images": "Raise actor_rollout_ref.rollout.limit_images, or convert with fewer images a row.",
     "prompt": "Write `prompt` as a list of {role, content}, content a string.",
     "images_type": "Write `images` as a list of {image: absolute path}, or of {bytes, path}.",

@@ -11,7 +11,8 @@ setup(
     packages=[
         *find_packages(include=["verl_mars", "verl_mars.*"]),
         *(f"verl_mars.{name}" for name in TOP_LEVEL),
-        "hydra_plugins.verl_mars_recipes",  # a namespace package of Hydra's
+        # Hydra's namespace package: listed itself too, or an editable installation gives it an empty search path.
+        *("hydra_plugins", "hydra_plugins.verl_mars_recipes"),
     ],
     package_dir={f"verl_mars.{name}": name for name in TOP_LEVEL},
 )

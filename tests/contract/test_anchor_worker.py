@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import transfer_queue as tq
@@ -9,7 +10,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl_contract import expect
 
 from verl_mars import _compat
-from verl_mars.methods import METHODS, Presentation
+from verl_mars.methods import METHODS, Presentation, Session
 from verl_mars.rollout.worker import SEED_KEYS, MarsAgentLoopWorker, RunningPrompt, seed_key
 from verl_mars.rows import ANCHOR_FIELDS, Anchor, Anchors
 
@@ -97,6 +98,22 @@ def test_sessions_without_anchors_are_written_without(stored, scored):
     asyncio.run(session(make_worker(), validate=True))
     assert stored["rm_scores"].tolist() == [[0.0, 0.75]]
     assert not set(ANCHOR_FIELDS) & set(stored)
+
+
+@pytest.mark.parametrize(("limit", "truncated"), [(2, 1.0), (3, 0.0)])
+def test_an_anchor_that_was_cut_at_its_limit_says_so(limit, truncated, scored):
+    """The response has two tokens."""
+    worker = make_worker()
+
+    async def agent_loop(sampling_params, trajectory, **row):
+        assert sampling_params["max_tokens"] == limit
+        return await worker._agent_loop_postprocess(output(), False, **row, global_steps=1)
+
+    worker._run_agent_loop = agent_loop
+    worker.config = SimpleNamespace(data=SimpleNamespace(max_response_length=16))
+    view = SimpleNamespace(name="mono(rgb)", render=dict)
+    anchor = asyncio.run(worker._anchor(Session("rgb", view, sampling={"max_tokens": limit}), {"uid": "u"}, {}, {}))
+    assert (anchor.score, anchor.tokens, anchor.values["truncated"]) == (0.75, 2, truncated)
 
 
 @pytest.mark.parametrize(

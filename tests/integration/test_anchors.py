@@ -15,7 +15,7 @@ from anchor_world import (
 )
 
 STEPS = (1, 2, 3, 4)  # two epochs, of which the second one uses the anchors of the first
-ANCHOR_TOKENS = 3
+ANSWER_TOKENS = 8
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory, run_verl, tiny_model):
         "data.train_batch_size=3",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "algorithm.mars.anchor_every=2",
-        f"algorithm.mars.anchor_max_tokens={ANCHOR_TOKENS}",
+        f"data.max_response_length={ANSWER_TOKENS}",
         "trainer.total_epochs=2",
         f"trainer.total_training_steps={len(STEPS)}",
         "trainer.val_before_train=true",
@@ -111,7 +111,7 @@ def test_each_source_is_scored_once_a_prompt_and_validation_is_fused_only(run):
 
 def test_mono_sessions_are_as_long_as_they_may_be(run):
     sessions = sum(len(sources_of(i)) - ((i, "ir") == FAILS) for i in range(1, PROMPTS))
-    longest = ANCHOR_TOKENS * (sessions + len(sources_of(FAILS[0])) - 1)
+    longest = ANSWER_TOKENS * (sessions + len(sources_of(FAILS[0])) - 1)
     tokens = sum(run.metrics[step]["mars/anchor_tokens"] for step in STEPS)
     assert sessions <= tokens <= longest
     for step in STEPS:

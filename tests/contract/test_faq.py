@@ -35,6 +35,10 @@ def test_most_of_the_page_is_checked():
 @pytest.mark.parametrize(("text", "who"), [(text, who) for text, who in QUOTED if who in HERE])
 def test_the_text_is_said(text, who):
     """Up to names and numbers, which the source fills in."""
-    pieces = [re.escape(piece) for piece in re.split(r"\.\.\.|'mars_sync'|'mars'|'dataset'|=mars", text) if piece]
+    pieces = [
+        re.escape(piece)
+        for piece in re.split(r"\.\.\.|'mars_sync'|'mars'|'dataset'|=mars|(?<=got no )anchors", text)
+        if piece
+    ]
     pattern = r".{0,80}?".join(pieces)
     assert re.search(pattern, source(who)), f"{who} does not say {text!r} any more; look for what it says now"

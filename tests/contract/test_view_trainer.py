@@ -19,6 +19,7 @@ IMAGE = 9
 KEYS = ["a_0_0", "a_1_0", "b_0_0", "b_1_0", "pad0_0_0"]
 TAGS = [{"response_len": 2, "max_global_steps": 1}] * 4 + [{"response_len": 2, "is_padding": True}]
 REWARDS = [1.0, 0.0, 1.0, 1.0, 0.0]
+DETAILS = {"acc": 0.0, "format": 1.0, "truncated": 0.0}
 
 
 def nested(rows):
@@ -28,7 +29,9 @@ def nested(rows):
 @pytest.fixture
 def plane(monkeypatch):
     """Five rows of two prompts and padding, with two anchors each."""
-    anchors = Anchors((Anchor("rgb", 0.5, 1.0, 3), Anchor("ir", 0.0, 1.0, 3)), 0.5).fields()
+    anchors = Anchors((Anchor("rgb", 0.5, 1.0, 3, DETAILS), Anchor("ir", 0.0, 1.0, 3, DETAILS)), 0.5).fields(
+        tuple(DETAILS)
+    )
     columns = {
         "prompts": [torch.tensor([1, IMAGE, 2])] * 5,
         "responses": [torch.tensor([3, 4 + i]) for i in range(5)],
@@ -101,7 +104,7 @@ def make_trainer(plane, algorithm, dump=None):
         {
             "algorithm": algorithm,
             "actor_rollout_ref": {
-                "actor": {"use_dynamic_bsz": True},
+                "actor": {"use_dynamic_bsz": True, "strategy": "fsdp2", "fsdp_config": {}},
                 "rollout": {"temperature": 1.0, "seed": 0, "log_prob_micro_batch_size_per_gpu": 1},
             },
             "trainer": {"rollout_data_dir": dump},
@@ -159,4 +162,6 @@ def test_anchors_are_remembered_for_a_later_epoch(plane, advantages):
 
     trainer.anchor_memory = AnchorMemory(2)
     trainer._compute_advantage(Batch(keys=list(KEYS), tags=TAGS, partition_id="train"), {})
-    assert trainer.anchor_memory.anchors == {f"s/{i}": [["rgb", 0.5, 1.0], ["ir", 0.0, 1.0]] for i in range(2)}
+    assert trainer.anchor_memory.anchors == {
+        f"s/{i}": [["rgb", 0.5, 1.0, DETAILS], ["ir", 0.0, 1.0, DETAILS]] for i in range(2)
+    }

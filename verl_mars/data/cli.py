@@ -69,7 +69,9 @@ def views(
     kinds: Annotated[
         str, typer.Option("--views", help="Of fused, mono, blind, leave_one_out, shuffled, repeat, subsets.")
     ] = "fused,mono,blind",
-    mono_prompt: Annotated[str, typer.Option(help="`repeat` or `drop`, as algorithm.mars.mono_prompt.")] = "repeat",
+    mono_prompt: Annotated[
+        str, typer.Option(help="`repeat` or `drop`: the fused text with one source, as in training.")
+    ] = "repeat",
     seed: Annotated[int, typer.Option(help="Of the rows whose images a shuffled view shows.")] = 0,
 ) -> None:
     """Each view of each row as an ordinary row: any run or harness then reports them as data sets of their own."""

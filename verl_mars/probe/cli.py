@@ -31,7 +31,9 @@ def probe(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 1024,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Scale larger images down to this area.")] = None,
-    mono_prompt: Annotated[str, typer.Option(help="`repeat` or `drop`, as algorithm.mars.mono_prompt.")] = "repeat",
+    mono_prompt: Annotated[
+        str, typer.Option(help="`repeat` or `drop`: the fused text with one source, as in training.")
+    ] = "repeat",
     coordinates: Annotated[
         str | None, typer.Option(help="Frame of the boxes of answers: pixel, qwen2_5_vl, qwen3_vl.")
     ] = None,

@@ -24,7 +24,7 @@ from verl_mars.errors import UsageError, UserError
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
-_TOY = "toy_"
+_TOY, _SHARED = "toy_", "toy_base"
 
 
 def _algorithms() -> dict[str, str]:
@@ -34,7 +34,7 @@ def _algorithms() -> dict[str, str]:
         for entry in files("verl_mars.recipes").iterdir()
         if entry.name.startswith(_TOY) and entry.name.endswith(".yaml")
     )
-    return {recipe.removeprefix(_TOY).removesuffix("_grpo"): recipe for recipe in recipes}
+    return {recipe.removeprefix(_TOY).removesuffix("_grpo"): recipe for recipe in recipes if recipe != _SHARED}
 
 
 RECIPES: Mapping[str, str] = _algorithms()

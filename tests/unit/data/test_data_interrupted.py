@@ -134,7 +134,7 @@ def test_killed_at_any_row_it_ends_with_the_same_bytes(small, tmp_path, monkeypa
 
 def test_an_interrupted_command_leaves_rendered_images_only(tmp_path):
     (tmp_path / "raw").mkdir()
-    root = raw_sets.large_manifest(tmp_path / "raw", rows=4000)
+    root = raw_sets.large_manifest(tmp_path / "raw", rows=12_000)
     command = [sys.executable, "-m", "verl_mars.cli", "data", "convert", "manifest", "--root", str(root)]
     process = subprocess.Popen(
         [*command, "--shard-rows", "40", "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True

@@ -18,6 +18,8 @@ ALSO_MARS = {
     "reward/manager.py": "the reward manager and its variant",
     "reward/settings.py": "the variant of the reward",
     "reward/cli.py": "the variant of the reward",
+    "preflight/data.py": "the reward manager and its variant",
+    "probe/cli.py": "the variant of the reward",
     "toy/demo.py": "the algorithm of the demo, unless it is named",
     "cli.py": "the algorithm of the demo, unless it is named",
 }

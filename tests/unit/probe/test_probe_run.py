@@ -191,14 +191,14 @@ def test_a_server_that_hangs(toy, misled, tmp_path, monkeypatch):
 
     def reply(asked, count):
         if count > 30:
-            time.sleep(1)
+            time.sleep(3)
             return 0, {}, b""
         return None
 
     with serving(FakeServer(misled, reply)) as server:
         started = time.monotonic()
-        result = run(server, toy, tmp_path / "out", "--limit", "40", "--concurrency", "4", "--timeout", "0.3")
-        assert time.monotonic() - started < 20
+        result = run(server, toy, tmp_path / "out", "--limit", "40", "--concurrency", "4", "--timeout", "1")
+        assert time.monotonic() - started < 60
         assert result.exit_code == 1 and "the last 8 questions were not answered" in result.output
         assert 20 < len((tmp_path / "out" / "responses.jsonl").read_text().splitlines()) < 160
         assert (tmp_path / "out" / "report.html").exists()

@@ -13,8 +13,9 @@ COPY hydra_plugins hydra_plugins
 COPY data_prep data_prep
 COPY recipes recipes
 COPY verl_mars verl_mars
-# torch's CPU build is a quarter of the size of the one on the package index, which brings CUDA.
-RUN pip install ".[cpu]" -c constraints/cpu.txt --extra-index-url https://download.pytorch.org/whl/cpu
+# torch's CPU build is a quarter of the size: name its index with the build argument PIP_EXTRA_INDEX_URL.
+ARG PIP_EXTRA_INDEX_URL=""
+RUN pip install ".[cpu]" -c constraints/cpu.txt
 
 # Results in a mounted folder belong to user 1000; build with --build-arg UID="$(id -u)" if yours is another.
 ARG UID=1000

@@ -60,12 +60,12 @@ def test_what_it_refuses_is_named(tmp_path, overrides, words):
 def test_one_that_cannot_be_loaded_is_named(tmp_path):
     found = doctor(install(tmp_path, "raise ImportError('broken on purpose')"), *HALVED)
     assert found.returncode == 1
-    assert "the method 'halved' (verl_mars_halved:Halved) cannot be loaded: ImportError: broken" in found.stdout
+    assert "the method 'halved' (verl_mars_halved:Halved) cannot be loaded: ImportError: broken" in found.stderr
 
 
 def test_one_that_is_no_method_is_named(tmp_path):
     found = doctor(install(tmp_path, SOURCE.replace('name = "halved"', 'name = "other"')), *HALVED)
-    assert "must be a subclass of verl_mars.methods.Method with name = 'halved'" in found.stdout
+    assert "must be a subclass of verl_mars.methods.Method with name = 'halved'" in found.stderr
 
 
 def test_a_name_that_is_taken_is_named(tmp_path):

@@ -68,7 +68,9 @@ def test_every_recipe_passes_the_doctor(recipe):
 @pytest.mark.parametrize("recipe", ("mars_grpo", "pgpo_dapo"))
 def test_lora_fits_all_hardware(recipe):
     for hardware in OVERLAYS["hardware"]:
-        assert inspect_recipe(recipe, ["adapter=lora", f"hardware={hardware}"], data=False).faults == [], hardware
+        faults = inspect_recipe(recipe, ["adapter=lora", f"hardware={hardware}"], data=False).faults
+        # verl builds the adapter's configuration for an installed engine only, and none is needed for these tests.
+        assert [fault for fault in faults if "vllm version None not supported" not in fault] == [], hardware
 
 
 @pytest.mark.parametrize("recipe", FULL)

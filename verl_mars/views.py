@@ -90,7 +90,7 @@ class Mono:
                 ``<image>`` in its own prompt differ.
         """
         messages = list(row["raw_prompt"])
-        images = [part for part in _image_parts(messages)]
+        images = [part for part in image_parts(messages)]
         _check_indices(self.source, len(images))
         own = [images[i] for i in self.source.images]
         if self.source.prompt is not None:
@@ -122,7 +122,7 @@ class Subset:
             ValueError: a source names an image that the row has not.
         """
         messages = list(row["raw_prompt"])
-        images = list(_image_parts(messages))
+        images = list(image_parts(messages))
         for source in self.sources:
             _check_indices(source, len(images))
         kept = {i: images[i] for source in self.sources for i in source.images}
@@ -144,7 +144,7 @@ class Shuffled:
             ValueError: another number of images than the row has.
         """
         messages = list(row["raw_prompt"])
-        count = len(list(_image_parts(messages)))
+        count = len(list(image_parts(messages)))
         if count != len(self.images):
             raise ValueError(f"the prompt has {count} images, got {len(self.images)} to show in their place")
         return dict(row, raw_prompt=_exchange(messages, dict(enumerate(self.images))))
@@ -297,7 +297,7 @@ def with_images(row: Row, images: Sequence[Image]) -> Row:
         ValueError: the row's messages have another number of images.
     """
     messages = list(row["raw_prompt"])
-    parts = list(_image_parts(messages))
+    parts = list(image_parts(messages))
     if len(parts) != len(images):
         raise ValueError(f"the prompt has {len(parts)} images, got {len(images)} to replace them with")
     exchanged = {i: dict(part, image=image) for i, (part, image) in enumerate(zip(parts, images, strict=True))}
@@ -334,7 +334,8 @@ def _check_indices(source: Source, count: int) -> None:
             raise ValueError(f"source {source.name!r} names image {index}, but the prompt has images 0 to {count - 1}")
 
 
-def _image_parts(messages: Sequence[Message]) -> Iterator[Message]:
+def image_parts(messages: Sequence[Message]) -> Iterator[Message]:
+    """The image parts of a conversation, in order."""
     for message in messages:
         if not isinstance(message["content"], str):
             yield from (part for part in message["content"] if part["type"] == "image")

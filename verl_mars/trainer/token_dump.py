@@ -9,6 +9,7 @@ from verl_mars.methods.estimator import Handover
 from verl_mars.rows import as_list, as_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.trainer import ViewTrainer
+from verl_mars.views import Message, image_parts
 
 DIGITS = 6
 """Significant digits of a dumped value; most dependencies are small."""
@@ -79,13 +80,6 @@ class DumpsTokens(ViewTrainer):
         super()._dump_generations(inputs, outputs, gts, scores, extra, dump_path)
 
 
-def image_paths(messages: Sequence[Mapping[str, Any]]) -> list[str | None]:
+def image_paths(messages: Sequence[Message]) -> list[str | None]:
     """The path of each image of a conversation; None if it is not a file."""
-    parts = [
-        part
-        for message in messages
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-        if part["type"] == "image"
-    ]
-    return [part["image"] if isinstance(part.get("image"), str) else None for part in parts]
+    return [part["image"] if isinstance(part.get("image"), str) else None for part in image_parts(messages)]

@@ -250,7 +250,8 @@ class Blind:
 
     For the other tokens this equals masking attention to the visual tokens (PGPO, appendix A.1), and costs less. Places
     in the sequence are counted again: transformers reads a gap in them as the border between two packed sequences, and
-    would cut the question off from the text before the images.
+    would cut the question off from the text before the images. A model without mRoPE has these places as its only
+    positions, so there the text around an image moves together, as in a prompt written without images.
     """
 
     visual_tokens: frozenset[int]
@@ -267,9 +268,9 @@ class Blind:
         keep = torch.cat((in_prompt, in_response))
         if keep.all():
             return None
-        position_ids = trajectory.position_ids[..., keep]
-        if position_ids.dim() == 2:
-            position_ids = torch.cat((torch.arange(position_ids.shape[1])[None].to(position_ids), position_ids[1:]))
+        position_ids = trajectory.position_ids[..., keep]  # (4, S): place, time, height, width; without mRoPE (S,)
+        places = torch.arange(position_ids.shape[-1]).to(position_ids)
+        position_ids = places if position_ids.dim() == 1 else torch.cat((places[None], position_ids[1:]))
         return Trajectory(
             prompt=trajectory.prompt[in_prompt],
             response=trajectory.response[in_response],

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import wrapt
 
-FIELDS = ["prompts", "responses", "response_mask", "old_log_probs", "view_log_probs", "entropy", "advantages"]
+FIELDS = ["prompts", "responses", "response_mask", "position_ids", "old_log_probs", "view_log_probs", "entropy"]
+FIELDS += ["advantages"]
 
 
 def _install(_v1):

@@ -29,9 +29,9 @@ def test_blind_drops_visual_tokens_and_keeps_positions():
     assert shown.position_ids.tolist() == [[0, 1, 2, 3], *[[100 + i, 103 + i, 105 + i, 106 + i] for i in (0, 10, 20)]]
 
 
-def test_blind_keeps_plain_positions_as_they_are():
+def test_blind_closes_the_gap_in_plain_positions():
     shown = Blind(frozenset({IMAGE})).show(trajectory([1, IMAGE, 2], [3], [1], mrope=False))
-    assert shown.position_ids.tolist() == [100, 102, 103]
+    assert shown.position_ids.tolist() == [0, 1, 2]
 
 
 def test_blind_drops_a_tools_images_but_never_a_sampled_token():

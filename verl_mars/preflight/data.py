@@ -66,6 +66,22 @@ def frame_faults(config: DictConfig) -> list[str]:
     return []
 
 
+def processor_faults(config: DictConfig, method: Method, processor: "ProcessorMixin | None") -> list[str]:
+    """A sentence where verl found no processor for a run that needs images: it would train on text alone.
+
+    ``verl.utils.tokenizer.hf_processor`` returns None, with a warning, for a processor class that it does not know and
+    for a model without one; prompts then go to the model without their images.
+    """
+    if processor is not None or not (method.anchoring or method.rescores):
+        return []
+    path, estimator = config.actor_rollout_ref.model.path, config.algorithm.adv_estimator
+    return [
+        f"actor_rollout_ref.model.path = {path}: verl knows no processor for this model and would train it without its "
+        f"images, but algorithm.adv_estimator={estimator} compares views of them. Take a model whose processor verl "
+        "knows: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4.1V, GLM-4.6V, Gemma 4"
+    ]
+
+
 def length_faults(config: DictConfig, method: Method, processor: "ProcessorMixin") -> list[str]:
     """A sentence for each prompt that is longer than ``data.max_prompt_length`` (the first 20), and the cure.
 

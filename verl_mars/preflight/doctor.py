@@ -238,10 +238,21 @@ def _model_findings(config: "DictConfig") -> RecipeState:
         return RecipeState() if _makes_toy(config) else RecipeState(faults=["actor_rollout_ref.model.path is not set"])
     local = Path(path).expanduser()
     if (local / "config.json").is_file():
-        return RecipeState()
+        return RecipeState(faults=_processor_findings(config, local))
     if local.is_absolute() or local.exists() or path.startswith("."):
         return RecipeState(faults=[f"actor_rollout_ref.model.path = {path}: no folder with a config.json"])
     return RecipeState(notes=[f"actor_rollout_ref.model.path = {path}: fetched when the run starts, not checked"])
+
+
+def _processor_findings(config: "DictConfig", model: Path) -> list[str]:
+    from verl.utils.tokenizer import hf_processor
+
+    from verl_mars.methods.table import method_of
+    from verl_mars.preflight.data import processor_faults
+
+    with warnings.catch_warnings():  # verl warns where the sentence says more
+        warnings.simplefilter("ignore")
+        return processor_faults(config, method_of(config.algorithm), hf_processor(str(model), local_files_only=True))
 
 
 def _data_findings(config: "DictConfig", wanted: bool) -> RecipeState:

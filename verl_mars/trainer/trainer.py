@@ -20,7 +20,7 @@ from verl_mars.methods.estimator import Handover, hand_over
 from verl_mars.methods.reshaping import blind_view
 from verl_mars.methods.table import method_of
 from verl_mars.preflight.configuration import MANAGER_CLASS, raise_on_faults, refuse
-from verl_mars.preflight.data import length_faults
+from verl_mars.preflight.data import length_faults, processor_faults
 from verl_mars.rollout.replay_buffer import (
     GroupFilter,
     OrderedReplayBuffer,
@@ -69,6 +69,7 @@ class ViewTrainer(PPOTrainer):
 
     def _init_dataloader(self) -> None:
         # The first moment at which the processor is there.
+        refuse(processor_faults(self.config, self.method, self.processor))
         refuse(length_faults(self.config, self.method, self.processor))
         super()._init_dataloader()
         with open_dict(self.config):

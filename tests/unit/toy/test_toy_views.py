@@ -75,6 +75,32 @@ def test_dropping_visual_tokens_is_masking_attention_to_them(
         assert (dropped - fused).abs().max() > 1e-2, "or the test would prove nothing"
 
 
+@torch.no_grad()
+def test_without_mrope_the_whole_prompt_is_seen_packed_and_padded() -> None:
+    """A gap in the positions would end a packed sequence: the response would not see the text before the image."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "head_dim": 16, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, num_attention_heads=2, num_key_value_heads=2)).eval()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.3) if parameter.dim() > 1 else None
+    image = 7
+    before = Trajectory(
+        *(torch.tensor([1, 2, image, image, 3]), torch.tensor([4, 5]), torch.ones(2, dtype=torch.long)),
+        position_ids=torch.arange(7),
+        visual_inputs={},
+    )
+    shown = Blind(frozenset({image})).show(before)
+    assert shown is not None
+    ids = torch.cat((shown.prompt, shown.response))[None]
+    run = {"input_ids": ids, "position_ids": shown.position_ids[None], "use_cache": False}
+    padded = model(**run, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(model(**run).logits, padded, atol=1e-5, rtol=0)
+    cut_off = model(input_ids=ids, position_ids=before.position_ids[None, [0, 1, 4, 5, 6]], use_cache=False).logits
+    assert (cut_off - padded)[0, 2:].abs().max() > 1e-2, "or the gap would do no harm"
+
+
 def test_every_other_token_keeps_its_mrope_position(trajectories: list[Trajectory], blind: Blind) -> None:
     shown = blind.show(trajectories[0])
     assert shown is not None

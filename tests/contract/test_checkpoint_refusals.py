@@ -1,6 +1,7 @@
 """A checkpoint of another run is not gone on from; test_resume.py holds the files to those that verl writes."""
 
 import json
+import shutil
 
 import pytest
 
@@ -70,8 +71,7 @@ def test_the_base_estimator_counts(run, tmp_path):
 
 
 def test_a_model_of_another_shape_is_refused_even_if_it_is_named(run, tmp_path, toy):
-    other = tmp_path / "toy"
-    other.mkdir()
+    other = shutil.copytree(toy, tmp_path / "toy")
     config = json.loads((toy / "config.json").read_text())
     config["text_config"]["hidden_size"] *= 2
     (other / "config.json").write_text(json.dumps(config))
@@ -84,9 +84,7 @@ def test_a_model_of_another_shape_is_refused_even_if_it_is_named(run, tmp_path, 
 
 def test_a_model_of_another_name_is_refused(run, tmp_path, toy):
     """Of the same shape, fine-tuned say: its weights would be exchanged for those of the checkpoint without a word."""
-    other = tmp_path / "tuned"
-    other.mkdir()
-    (other / "config.json").write_text((toy / "config.json").read_text())
+    other = shutil.copytree(toy, tmp_path / "tuned")
     (found,) = faults(run, f"actor_rollout_ref.model.path={other}")
     assert "actor_rollout_ref.model.path = 'tuned'" in found and "with 'toy'" in found
 

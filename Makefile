@@ -15,7 +15,7 @@ CONSTRAINTS ?= -c constraints/cpu.txt
 GPU_PYTHON ?= python
 REGRESS ?= tests/regression tests/integration
 
-.PHONY: demo unit test test-recipes test-vllm test-gpu regress golden matrix benchmark lint format docs release clean
+.PHONY: demo unit test test-recipes test-vllm test-gpu regress golden matrix benchmark study lint format docs release clean
 
 demo: $(INSTALLED)
 	$(BIN)/verl-mars demo $(ARGS)
@@ -59,6 +59,10 @@ benchmark: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/estimator.py
 	$(BIN)/python -W ignore benchmarks/import_time.py
 	$(BIN)/python -W ignore benchmarks/anchor_memory.py
+
+# What each method does, over seeds: runs what is missing and writes docs/study.md. About a minute a run and core.
+study: $(INSTALLED)
+	$(BIN)/python -W ignore benchmarks/study $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

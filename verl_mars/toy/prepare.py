@@ -86,6 +86,12 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
     return ToyPaths.under(home)
 
 
+def split_scenes(split: str, seed: int) -> world.Scenes:
+    """The scenes of one of :data:`SPLITS`."""
+    count, mix = SPLITS[split]
+    return world.make_scenes(count, [seed, _FIRST_SPLIT_SEED + list(SPLITS).index(split)], mix)
+
+
 def _build(home: Path, track: str, seed: int, config: dict[str, object], progress: bool) -> None:
     from verl_mars.toy import model as toy_model
     from verl_mars.toy.rows import write_split
@@ -94,8 +100,8 @@ def _build(home: Path, track: str, seed: int, config: dict[str, object], progres
     work = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
     try:
         toy_model.save(warm_start(TRACKS[track], seed, THREADS, progress), ToyPaths.under(work).model)
-        for number, (split, (count, mix)) in enumerate(SPLITS.items(), _FIRST_SPLIT_SEED):
-            write_split(world.make_scenes(count, [seed, number], mix), split, work, home, progress)
+        for split in SPLITS:
+            write_split(split_scenes(split, seed), split, work, home, progress)
         (work / _DONE).write_text(json.dumps({"home": str(home), **config}, indent=1), encoding="utf-8")
         work.chmod(0o755)  # a temporary folder is its owner's alone
         try:

@@ -1,0 +1,1 @@
+"""A study of what each method does: arms x tracks x warm starts x seeds, on the toy world. See docs/study.md."""

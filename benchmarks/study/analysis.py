@@ -1,0 +1,209 @@
+"""The tables and figures of docs/study.md, from the raw results."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+from numpy.typing import NDArray
+from scipy import stats
+
+from study.arms import ARMS, TRACKS, Key
+from verl_mars.probe.statistics import holm
+from verl_mars.toy.world import REGIMES
+
+RUNS = Path(__file__).parents[1] / "results" / "study.jsonl"
+PAGE = Path(__file__).parents[2] / "docs" / "study.md"
+FIGURE = PAGE.parent / "images" / "study.png"
+CONFIDENCE = 0.95
+PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"))
+"""Track, arm, compared with: the two comparisons that were fixed before the runs."""
+
+Floats = NDArray[np.float64]
+
+
+def read_runs(file: Path = RUNS) -> list[dict[str, Any]]:
+    """The finished runs, each with its :class:`~study.arms.Key` under ``key``."""
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row | {"key": Key(row["track"], row["warm_start"], row["arm"], row["seed"])} for row in rows]
+
+
+def curve(run: Mapping[str, Any], regime: str | None = None) -> Floats:
+    """Accuracy at each evaluation in percent, the one before training first."""
+    points = run["evaluations"]
+    return 100 * np.array([each["accuracy"] if regime is None else each["by_regime"][regime] for each in points])
+
+
+def area(run: Mapping[str, Any], regime: str | None = None) -> float:
+    """Area under the curve: the mean accuracy over the evaluations of a training, in percent."""
+    return float(curve(run, regime)[1:].mean())
+
+
+def final(run: Mapping[str, Any], regime: str | None = None) -> float:
+    """Accuracy after the last step, in percent."""
+    return float(curve(run, regime)[-1])
+
+
+def differences(
+    runs: Sequence[Mapping[str, Any]], track: str, arm: str, other: str, measure: Any, regime: str | None = None
+) -> list[Floats]:
+    """Paired differences arm - other: one array over the common seeds for each warm start."""
+    found = {run["key"]: run for run in runs}
+    result = []
+    for warm in sorted({key.warm_start for key in found if key.track == track}):
+        seeds = sorted({key.seed for key in found if (key.track, key.warm_start) == (track, warm)})
+        pairs = [(found.get(Key(track, warm, arm, s)), found.get(Key(track, warm, other, s))) for s in seeds]
+        values = [measure(a, regime) - measure(b, regime) for a, b in pairs if a and b]
+        if values:
+            result.append(np.array(values))
+    return result
+
+
+def interval(samples: Sequence[Floats]) -> tuple[float, float, float, float]:
+    """Mean, low, high of the t-interval, and p.
+
+    With several warm starts these are the units (a random effect): the t-interval over their means, which for equal
+    numbers of seeds is that of the balanced random-effects analysis of variance. With one, the seeds are the units and
+    the interval holds for that warm start.
+    """
+    units = np.array([each.mean() for each in samples]) if len(samples) > 1 else samples[0]
+    mean = float(units.mean())
+    if len(units) < 2 or np.ptp(units) == 0:
+        return mean, mean, mean, 1.0 if mean == 0 else float("nan")
+    error = units.std(ddof=1) / np.sqrt(len(units))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(units) - 1) * error
+    return mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean / error), len(units) - 1))
+
+
+def _shown(samples: Sequence[Floats]) -> str:
+    if not samples:
+        return "–"
+    mean, low, high, _ = interval(samples)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def primary_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The comparisons that were fixed before the runs, with p after Holm's correction."""
+    found = {pair: differences(runs, *pair, area) for pair in PRIMARY}
+    p_values = {f"{arm} - {other}": interval(found[track, arm, other])[3] for track, arm, other in PRIMARY}
+    corrected = holm(p_values)
+    head = ["track", "difference", "warm starts x seeds", "mean accuracy over training", "p", "p (Holm)"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for track, arm, other in PRIMARY:
+        samples, name = found[track, arm, other], f"{arm} - {other}"
+        size = f"{len(samples)} x {min(map(len, samples))}"
+        lines.append(
+            f"| {track} | {name} | {size} | {_shown(samples)} | {p_values[name]:.3f} | {corrected[name]:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def arms_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
+    """Each arm: accuracy, and its paired difference from grpo. Descriptive."""
+    head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for arm in ARMS:
+        of_arm = [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+        if not of_arm:
+            continue
+        cells = [arm, str(len(of_arm))]
+        for measure in (area, final):
+            values = np.array([measure(run) for run in of_arm])
+            cells.append(
+                f"{values.mean():.1f} (sd {values.std(ddof=1):.1f})" if len(values) > 1 else f"{values[0]:.1f}"
+            )
+        for measure in (area, final):
+            cells.append("" if arm == "grpo" else _shown(differences(runs, track, arm, "grpo", measure)))
+        cells += [f"{np.mean([final(run, regime) for run in of_arm]):.1f}" for regime in REGIMES]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def mechanism_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
+    """Means over the training of what an arm did to its groups."""
+    columns = {
+        "solved": "groups all right",
+        "unsolved": "groups all wrong",
+        "with_gradient": "groups with a gradient",
+        "info_gain": "information gain",
+        "shift_share": "share of the shift in sum of abs A",
+        "shift_share_solved": "of it on solved groups",
+        "pushed_up_unsolved": "unsolved groups pushed up",
+        "entropy": "entropy at the end, nats a token",
+    }
+    lines = [f"| arm | {' | '.join(columns.values())} | tokens, thousands |", "|" + "---|" * (len(columns) + 2)]
+    for arm in ARMS:
+        of_arm = [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+        if not of_arm:
+            continue
+        cells = []
+        for name in columns:
+            series = [[each["training"].get(name) for each in run["evaluations"][1:]] for run in of_arm]
+            if any(value is None for row in series for value in row):
+                cells.append("")
+                continue
+            values = np.array(series)
+            cells.append(f"{values[:, -1].mean() if name == 'entropy' else values.mean():.3f}")
+        tokens = np.mean([run["evaluations"][-1]["tokens"] for run in of_arm]) / 1000
+        lines.append(f"| {arm} | {' | '.join(cells)} | {tokens:.0f} |")
+    return "\n".join(lines)
+
+
+def tables(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Every table of the page by the name of its marks."""
+    present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
+    found = {f"{track}-arms": arms_table(runs, track) for track in present}
+    found |= {f"{track}-mechanism": mechanism_table(runs, track) for track in present}
+    if all(differences(runs, *pair, area) for pair in PRIMARY):
+        found["primary"] = primary_table(runs)
+    return found
+
+
+def publish() -> str:
+    """Write tables and figure from the results; returns where they are."""
+    runs = read_runs()
+    page = PAGE.read_text(encoding="utf-8")
+    for name, table in tables(runs).items():
+        page = report.exchange(page, name, table)
+    PAGE.write_text(page, encoding="utf-8")
+    draw(runs)
+    return f"{len(runs)} runs: {RUNS}; tables: {PAGE}; figure: {FIGURE}"
+
+
+def draw(runs: Sequence[Mapping[str, Any]], file: Path = FIGURE) -> None:
+    """Curves with bands of one standard error, and a forest plot of the differences from grpo."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
+    figure, axes = plt.subplots(len(present), 2, figsize=(10, 4 * len(present)), squeeze=False)
+    for track, (left, right) in zip(present, axes, strict=True):
+        names = [arm for arm in ARMS if any((run["key"].track, run["key"].arm) == (track, arm) for run in runs)]
+        for arm in names:
+            of_arm = [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+            steps = [each["step"] for each in of_arm[0]["evaluations"]]
+            values = np.stack([curve(run) for run in of_arm])
+            (line,) = left.plot(steps, values.mean(0), label=f"{arm} ({len(of_arm)})")
+            if len(values) > 1:
+                error = values.std(0, ddof=1) / np.sqrt(len(values))
+                left.fill_between(
+                    steps, values.mean(0) - error, values.mean(0) + error, alpha=0.15, color=line.get_color()
+                )
+        left.set(title=f"{track}: held-out accuracy", xlabel="step", ylabel="%")
+        left.legend(fontsize=8)
+        others = [arm for arm in names if arm != "grpo" and differences(runs, track, arm, "grpo", area)]
+        for place, arm in enumerate(reversed(others)):
+            mean, low, high, _ = interval(differences(runs, track, arm, "grpo", area))
+            right.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color="C0")
+        right.axvline(0, color="grey", linewidth=1)
+        right.set(yticks=range(len(others)), yticklabels=list(reversed(others)), xlabel="points")
+        right.set_title(f"{track}: mean accuracy over training, minus grpo", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,89 @@
+"""The study: its statistics by hand, its page from its raw results, its arms against the estimators of a run."""
+
+import numpy as np
+import pytest
+import torch
+from study import analysis
+from study.arms import ARMS, TRACKS, Key
+from study.loop import PROMPTS, Scored, _advantages
+
+from verl_mars.algos.mars import mono_anchored_advantage
+from verl_mars.toy import world
+from verl_mars.toy.rows import make_row
+from verl_mars.views import Mono, sources_of_row
+
+
+def run(arm, seed, accuracies, track="interference", warm_start=0):
+    points = [{"step": 20 * i, "accuracy": value, "by_regime": {}} for i, value in enumerate(accuracies)]
+    return {"key": Key(track, warm_start, arm, seed), "evaluations": points}
+
+
+def test_the_measures_leave_out_the_warm_start():
+    assert analysis.area(run("mars", 0, [0.1, 0.5, 0.7])) == pytest.approx(60)
+    assert analysis.final(run("mars", 0, [0.1, 0.5, 0.7])) == pytest.approx(70)
+
+
+def test_an_interval_by_hand():
+    # 1, 2, 3: standard error 1 / sqrt 3, t(2) = 4.3027; mean / error = 3.4641, p = .0742
+    mean, low, high, p = analysis.interval([np.array([1.0, 2.0, 3.0])])
+    assert (mean, low, high, p) == pytest.approx((2, 2 - 2.4841, 2 + 2.4841, 0.0742), abs=1e-4)
+
+
+def test_warm_starts_are_the_units_where_there_are_several():
+    many = analysis.interval([np.array([0.0, 2.0]), np.array([2.0, 2.0]), np.array([3.0, 3.0])])
+    assert many == pytest.approx(analysis.interval([np.array([1.0, 2.0, 3.0])]))
+
+
+def test_only_common_seeds_are_compared():
+    runs = [run("mars", 0, [0, 0.5]), run("grpo", 0, [0, 0.4]), run("mars", 1, [0, 0.9])]
+    (found,) = analysis.differences(runs, "interference", "mars", "grpo", analysis.final)
+    assert found == pytest.approx([10])
+
+
+def test_the_page_holds_the_tables_of_the_raw_results():
+    page = analysis.PAGE.read_text(encoding="utf-8")
+    runs = analysis.read_runs()
+    assert len({row["key"] for row in runs}) == len(runs), "a run stands in the results twice"
+    for name, table in analysis.tables(runs).items():
+        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in page, f"`make study ARGS=--tables` writes {name}"
+
+
+def test_every_arm_is_explained():
+    page = analysis.PAGE.read_text(encoding="utf-8")
+    assert all(f"| `{arm}` |" in page for arm in ARMS) and all(f"`{track}`" in page for track in TRACKS)
+
+
+def scored(reward, accuracy):
+    return Scored([type("R", (), {"token_ids": [1]})] * len(reward), reward, accuracy, np.ones(len(reward)))
+
+
+def sample(rng, count):
+    accuracy = (rng.random(count) < 0.5).astype(float)
+    return scored(0.9 * accuracy + 0.1, accuracy)
+
+
+@pytest.mark.parametrize("arm", ["mars", "shuffled"])
+def test_anchors_go_to_their_prompt_or_to_another(arm):
+    pytest.importorskip("verl")
+    rng = np.random.default_rng(0)
+    fused, anchors = sample(rng, 8 * PROMPTS), [sample(rng, PROMPTS) for _ in range(2)]
+    anchors[0].reward[:] = np.arange(PROMPTS)  # no two alike
+    found, _ = _advantages(ARMS[arm], fused, anchors, (0,))
+    groups = [str(row // 8) for row in range(8 * PROMPTS)]
+    own = torch.from_numpy(np.stack([np.repeat(each.reward, 8) for each in anchors], axis=1)).float()
+    expected = mono_anchored_advantage(torch.from_numpy(fused.reward).float(), groups, own, True)
+    same = (found == expected).reshape(PROMPTS, 8).all(1)
+    assert same.all() if arm == "mars" else not same.any()
+
+
+def test_a_source_alone_is_shown_as_training_shows_it():
+    """The loop repeats the picture under the same text: what the view `repeat` renders."""
+    scenes = world.make_scenes(1, 0)
+    row = make_row(scenes, 0, "train", ["rgb.png", "other.png"])
+    images = iter(row["images"])
+    parts = [{"type": "image", **next(images)} for _ in range(2)] + [{"type": "text", "text": scenes.question(0)}]
+    row["raw_prompt"] = [{"role": "user", "content": parts}]
+    for source, file in zip(sources_of_row(row), ["rgb.png", "other.png"], strict=True):
+        shown = Mono(source).render(row)["raw_prompt"][0]["content"]
+        assert [part["image"] for part in shown if part["type"] == "image"] == [file, file]
+        assert "".join(part["text"] for part in shown if part["type"] == "text").strip() == scenes.question(0)

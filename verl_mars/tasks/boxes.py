@@ -34,7 +34,7 @@ _ELLIPSES = frozenset({"...", "..", "\u2026"})
 # JSON's NaN and Infinity are not numbers; whole numbers become floats at once, so that a million digits cost nothing.
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=lambda name: None)
 _FAILURES = (ValueError, RecursionError)
-_BOX_KEYS = ("bbox_2d", "bbox", "box_2d")
+BOX_KEYS = ("bbox_2d", "bbox", "box_2d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _unescaped(text: str) -> str:
 
 def _items_of(value: Any) -> Any:
     """The list in an object that is no box but holds one list of boxes: ``{"objects": [...]}``."""
-    if isinstance(value, dict) and not any(key in value for key in _BOX_KEYS):
+    if isinstance(value, dict) and not any(key in value for key in BOX_KEYS):
         lists = [inner for inner in value.values() if isinstance(inner, list) and _holds_box(inner)]
         return lists[0] if len(lists) == 1 else value
     return value
@@ -134,7 +134,7 @@ def _values_in(text: str) -> list[Any]:
 
 def _holds_box(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(key in value for key in _BOX_KEYS)
+        return any(key in value for key in BOX_KEYS)
     if not isinstance(value, list):
         return False
     return not _is_list_of_items(value) or any(
@@ -235,7 +235,7 @@ def _object(items: list[Any]) -> dict[str, Any]:
 
 def box_of(item: dict[str, Any]) -> Any:
     """The four numbers of an object, whichever of the usual keys they stand under."""
-    return next((item[key] for key in _BOX_KEYS if key in item), None)
+    return next((item[key] for key in BOX_KEYS if key in item), None)
 
 
 def _is_list_of_items(value: Any) -> bool:

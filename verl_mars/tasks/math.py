@@ -173,8 +173,8 @@ class Math(Task[MathTruth]):
         return (found[-1], len(found) == 1) if found else (None, False)
 
     def from_plain(self, value: Any, hints: Hints) -> Any:
-        """An expression."""
-        return {"answer": value}
+        """An expression, or a number."""
+        return {"answer": str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value}
 
 
 def bare(expression: str) -> str:

@@ -83,7 +83,11 @@ class Mcq(Task[McqTruth]):
             return value
         question = hints.question if isinstance(hints.question, str) else ""
         choices = hints.choices if isinstance(hints.choices, list) else choices_in(question)
-        position = _named(words.tidy(value), [words.tidy(str(choice)) for choice in choices]) if choices else None
+        position = (
+            _named(words.unwrapped(words.tidy(value)), [words.tidy(str(choice)) for choice in choices])
+            if choices
+            else None
+        )
         if position is None:
             raise ValueError(
                 f"ground truth {value!r} names none of {len(choices)} choices; give the choices as `choices` in the "

@@ -33,6 +33,8 @@ def kind_of(head: bytes) -> str | None:
         if head[8:12] in _HEIF:
             return "a HEIC image, which Pillow does not read: convert it to JPEG or PNG (`heif-convert`)"
         return "an AVIF image" if head[8:12] in (b"avif", b"avis") else "a video: extract its frames"
+    if len(head) > 3 and head[0] and not head[1] and head[2] and not head[3]:
+        return "UTF-16 text without a byte order mark: `iconv -f UTF-16LE -t UTF-8` makes it UTF-8"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(_HTML):
         return "an HTML or XML page, perhaps an error message that was downloaded in its place"

@@ -8,13 +8,10 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,32 +22,7 @@ from tqdm import tqdm  # noqa: E402
 
 from study.analysis import RUNS, publish, read_runs  # noqa: E402
 from study.arms import ARMS, TRACKS, Key  # noqa: E402
-
-
-@lru_cache(maxsize=2)
-def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
-    """Checkpoint, training scenes and held-out scenes of a warm start."""
-    from study.loop import World
-    from verl_mars.toy.evaluate import load
-    from verl_mars.toy.prepare import prepare, split_scenes
-
-    checkpoint = prepare(track, warm_start, progress=False).model
-    model, tokenizer = load(checkpoint)
-    training, heldout = (World(model, tokenizer, split_scenes(split, warm_start)) for split in ("train", "heldout"))
-    return checkpoint, training, heldout
-
-
-def run(key: Key) -> dict[str, Any]:
-    """One run, as a line of the results."""
-    import torch
-
-    from study.loop import train
-
-    torch.set_num_threads(1)
-    checkpoint, training, heldout = worlds(key.track, key.warm_start)
-    start = time.monotonic()
-    evaluations = list(train(checkpoint, training, heldout, ARMS[key.arm], TRACKS[key.track], key.seed))
-    return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
+from study.runs import run, worlds  # noqa: E402
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Key]:

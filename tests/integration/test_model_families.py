@@ -29,8 +29,8 @@ def test_the_engine_and_the_trainer_read_the_prompt_alike(family_run):
 def test_each_source_is_shown_alone(family_run):
     for step in (1, 2):
         metrics = family_run.metrics[step]
-        assert metrics["mars/anchors_missing"] == 0
-        assert {"mars/anchor/infrared", "mars/anchor/rgb"} <= {name for name in metrics if name.startswith("mars/")}
+        assert metrics["mars/missing_anchors"] == 0
+        assert {"mars/anchor_score/rgb", "mars/anchor_score/infrared", "mars/info_gain"} <= metrics.keys()
 
 
 def test_blind_log_probs_are_the_models_own(family_run):

@@ -30,7 +30,10 @@ OTHER_VISUAL_INPUTS = "other_visual_inputs"
 ANCHOR_FIELDS = ("anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds")
 """Fields of a row about the mono sessions of its prompt, if its method rolls any out."""
 
-FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, *ANCHOR_FIELDS)
+ANCHOR_RESPONSES = "anchor_responses"
+"""The texts of the mono sessions of a row's prompt, if rollouts are dumped."""
+
+FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, *ANCHOR_FIELDS, ANCHOR_RESPONSES)
 """Names that no column of a data set may have."""
 
 
@@ -113,6 +116,8 @@ class Anchor:
     """Length of its response; 0 for an anchor of an earlier epoch."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Further values that the method asked for (``Method.anchor_values``): ``acc``, ``format``, ``truncated``, ..."""
+    response: str = ""
+    """Its text, if rollouts are dumped and the session was run for this row."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,15 @@ class Anchors:
         entries = [(*entry, {})[:4] for entry in json.loads(text)]
         return cls(tuple(Anchor(source, score, version, values=values) for source, score, version, values in entries))
 
-    def fields(self, values: Sequence[str] = ()) -> dict[str, Any]:
-        """The fields of a row: :data:`ANCHOR_FIELDS`, and ``anchor_<name>`` for each further value by name."""
-        return {
+    def fields(self, values: Sequence[str] = (), responses: bool = False) -> dict[str, Any]:
+        """The fields of a row: :data:`ANCHOR_FIELDS`, and ``anchor_<name>`` for each further value by name.
+
+        Args:
+            values: names of the further values.
+            responses: with :data:`ANCHOR_RESPONSES`.
+        """
+        texts = {ANCHOR_RESPONSES: [anchor.response for anchor in self.of_session]} if responses else {}
+        return texts | {
             "anchor_scores": torch.tensor([anchor.score for anchor in self.of_session], dtype=torch.float32),
             "anchor_sources": [anchor.source for anchor in self.of_session],
             "anchor_versions": torch.tensor([anchor.version for anchor in self.of_session], dtype=torch.float32),

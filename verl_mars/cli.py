@@ -1,4 +1,4 @@
-"""``verl-mars``: demo, doctor, data, score, probe, show-tokens."""
+"""``verl-mars``: demo, doctor, data, score, probe, show-tokens, show-rollouts."""
 
 import os
 import sys
@@ -251,6 +251,18 @@ def show_tokens(
     from verl_mars.reports.tokens import write_tokens_page
 
     print(write_tokens_page(dump, out / "tokens.html", count, value))
+
+
+@app.command("show-rollouts")
+def show_rollouts(
+    dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir.")],
+    out: Annotated[Path, typer.Option(help="Where rollouts.html goes.")] = Path("outputs/rollouts"),
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Prompts to show, with all their answers.")] = 24,
+) -> None:
+    """The answers to each prompt of a training step with rewards and advantages, beside the answers to one source."""
+    from verl_mars.reports.rollouts import write_rollouts_page
+
+    Console(soft_wrap=True).print(str(write_rollouts_page(dump, out / "rollouts.html", count)), highlight=False)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from verl_mars import _compat, store
 from verl_mars.liveness.reward_workers import LivingRewardWorkers
 from verl_mars.methods.base import Presentation, PromptContext, Session
 from verl_mars.methods.table import method_of
-from verl_mars.rows import KNOWN_ANCHORS, OTHER_VISUAL_INPUTS, VIEW, Anchor, Anchors
+from verl_mars.rows import ANCHOR_DETAILS, KNOWN_ANCHORS, OTHER_VISUAL_INPUTS, VIEW, Anchor, Anchors
 from verl_mars.views import Row
 
 logger = logging.getLogger(__name__)
@@ -65,12 +65,16 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
     marks the group finished. A mono trajectory is never written. A failed mono session leaves its anchor out.
     """
 
+    keeps_responses = False
+    """Whether answers of mono sessions are kept with the fused ones, for the dump of rollouts."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.method = method_of(self.config.algorithm)
         rollout = self.config.actor_rollout_ref.rollout
         self.seed_key = seed_key(rollout)
         self.running_prompts: dict[str, RunningPrompt] = {}
+        self.keeps_responses = bool(self.config.trainer.get("rollout_data_dir"))
         _compat.freeze_startup_objects()
 
     # ------------------------------------------------------------ a prompt
@@ -148,7 +152,10 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         await super()._compute_score(outputs, kwargs=kwargs)
         running = None if VIEW in kwargs else self.running_prompts.get(kwargs["uid"])
         if running is not None and running.anchors is not None:
-            kwargs.update((await running.anchors).fields(self._anchor_values))
+            anchors = await running.anchors
+            kwargs.update(anchors.fields(self._anchor_values))
+            if self.keeps_responses:
+                outputs[-1].extra_fields.setdefault("reward_extra_info", {})[ANCHOR_DETAILS] = anchors.details()
 
     def scored_again(self, session: dict[str, Any]) -> bool:
         """Fused sessions only: the anchor of a mono session whose scorer died is missing."""
@@ -217,10 +224,10 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             row.pop("__do_sample__", None)
             marks = {VIEW: session.view.name}
             running = self._run_agent_loop(params, trajectory, trace=False, session_id=session.number, **marks, **row)
-            score, version, tokens, values = await asyncio.wait_for(running, session.timeout_seconds)
+            score, version, tokens, values, text = await asyncio.wait_for(running, session.timeout_seconds)
             values["truncated"] = float(tokens >= params.get("max_tokens", self.config.data.max_response_length))
             kept = {name: values.get(name, math.nan) for name in self._anchor_values}
-            return Anchor(session.source, score, version, tokens, kept)
+            return Anchor(session.source, score, version, tokens, kept, text)
         except Exception as error:  # one failed session, of whatever kind, must not take its group down
             cause = str(error).strip().rpartition("\n")[2]  # of a Ray error: the line after the remote traceback
             logger.error(
@@ -231,12 +238,13 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
 
     async def _score_mono_session(
         self, outputs: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[float, float, int, dict[str, float]]:
-        """Score, weights version, sampled tokens and numeric reward details of a further session."""
+    ) -> tuple[float, float, int, dict[str, float], str | None]:
+        """Score, weights version, sampled tokens, numeric reward details and, if kept, text of a further session."""
         await self._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]
         version = last.extra_fields.get("max_global_steps")
         details = last.extra_fields.get("reward_extra_info") or {}
         numbers = {name: float(value) for name, value in details.items() if isinstance(value, int | float)}
         tokens = sum(len(output.response_ids) for output in outputs)
-        return float(last.reward_score), math.nan if version is None else float(version), tokens, numbers
+        text = self.tokenizer.decode(last.response_ids, skip_special_tokens=True) if self.keeps_responses else None
+        return float(last.reward_score), math.nan if version is None else float(version), tokens, numbers, text

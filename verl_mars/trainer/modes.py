@@ -14,10 +14,13 @@ from verl_mars.trainer.anchor_memory import RemembersAnchors
 from verl_mars.trainer.checkpoints import SavesIdentity
 from verl_mars.trainer.counts import SumsCounts
 from verl_mars.trainer.reward_details import RewardDetails
+from verl_mars.trainer.rollout_dump import DumpsPrompts
 from verl_mars.trainer.token_dump import DumpsTokens
 
 
-class MarsTrainer(RewardDetails, DumpsTokens, RemembersAnchors, SumsCounts, SavesIdentity, EndsWithDeadProcesses):
+class MarsTrainer(
+    RewardDetails, DumpsPrompts, DumpsTokens, RemembersAnchors, SumsCounts, SavesIdentity, EndsWithDeadProcesses
+):
     """The parts that all three modes have."""
 
     def how_to_continue(self) -> str:

@@ -59,6 +59,10 @@ HOOKS: Mapping[str, Hook] = {
     ),
     "PPOTrainer._step_once": Hook("metrics, timing_raw, sample_batch_size", ("trainer.counts.SumsCounts",)),
     "PPOTrainer._submit_batch_to_rollout": Hook("batch", ("trainer.anchor_memory.RemembersAnchors",)),
+    "PPOTrainer._val_metrics_update": Hook(
+        "data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts",
+        ("trainer.validation.ValidatesSources",),
+    ),
     "ReplayBuffer._dapo_filtered_keys": Hook("partition_id", ("rollout.replay_buffer.GroupFilter",)),
     "ReplayBuffer._evict_terminal_groups": Hook(
         "global_steps, partition_id, eviction_reasons", ("liveness.waits.WaitsThatEnd",)

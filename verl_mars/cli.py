@@ -44,15 +44,20 @@ def doctor(
     config_name: Annotated[str | None, typer.Option(help="Also check this recipe and its data.")] = None,
     data: Annotated[bool, typer.Option(help="Read every row and image header of the recipe's data.")] = True,
     ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
+    see: Annotated[
+        bool, typer.Option("--see", help="Load the recipe's models and ask whether they see the images of 8 rows.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for a bug report.")] = False,
 ) -> None:
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
     from verl_mars.preflight.report import examine
 
+    if see and config_name is None:
+        raise UsageError("--see asks the models of a recipe; name it with --config-name")
     warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
     os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
     with Console(stderr=True).status("examining"), redirect_stdout(sys.stderr if as_json else sys.stdout):
-        report = examine(config_name, overrides or [], data, ray)
+        report = examine(config_name, overrides or [], data, ray, see)
     if as_json:
         typer.echo(report.to_json())
     else:

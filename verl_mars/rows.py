@@ -27,13 +27,16 @@ NOISY = "mars_noisy"
 OTHER_VISUAL_INPUTS = "other_visual_inputs"
 """Visual inputs of the view that a row is rescored under; empty where it has none."""
 
+LOOK = "mars_look"
+"""Marks a prompt that is rolled out to see whether its images matter: ``fused`` or ``blank``."""
+
 ANCHOR_FIELDS = ("anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds")
 """Fields of a row about the mono sessions of its prompt, if its method rolls any out."""
 
 ANCHOR_DETAILS = "anchors"
 """Among the reward manager's details of a fused session: the mono sessions of its prompt, for dumps and validation."""
 
-FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, *ANCHOR_FIELDS)
+FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, LOOK, *ANCHOR_FIELDS)
 """Names that no column of a data set may have."""
 
 

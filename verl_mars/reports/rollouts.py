@@ -66,7 +66,7 @@ def _group(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "images": list(_images(_pictured(entries))),
         "fused": _shown(fused),
         "gain": _shown(gain, "+.3f"),
-        "interferes": gain is not None and gain < 0,
+        "sign": _sign(gain),
         "answers": [
             {
                 "text": _text(entry["output"]),

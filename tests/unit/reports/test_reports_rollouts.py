@@ -47,8 +47,8 @@ def test_a_group_is_a_prompt_with_its_answers_and_anchors(tmp_path, lines):
     assert [answer["reward"] for answer in first["answers"]] == ["0.000", "0.500"]
     assert [answer["advantage"] for answer in first["answers"]] == ["\u22120.250", "+0.250"]
     assert [answer["sign"] for answer in first["answers"]] == ["down", "up"]
-    assert first["gain"] == "\u22120.250" and first["interferes"]  # 0.25 fused, 0.5 over the anchors that are there
-    assert second["gain"] == "+0.500" and not second["interferes"]
+    assert first["gain"] == "\u22120.250" and first["sign"] == "down"  # 0.25 fused, 0.5 over the anchors that are there
+    assert second["gain"] == "+0.500" and second["sign"] == "up"
     assert [anchor["reward"] for anchor in first["anchors"]] == ["0.000", "1.000", ""]
     assert [bool(image["picture"]) for image in first["images"]] == [True, False]
     assert len(read_groups(dump(tmp_path, lines), 1)) == 1

@@ -150,5 +150,8 @@ def test_settings_and_modes_that_cannot_work_are_refused():
     assert any("algorithm.probe.validate = True: the trainer mode 'sync' does not know it" in fault for fault in faults)
     mine = ["algorithm.probe.validate=true", "algorithm.probe.see=8", "trainer.v1.trainer_mode=mars_sync"]
     assert list(config_faults(compose_recipe("toy_grpo", mine))) == []
+    apart = ["algorithm.probe.see=8", "trainer.v1.trainer_mode=mars_separate_async"]
+    faults = list(config_faults(compose_recipe("toy_grpo", apart)))
+    assert any("ask `verl-mars doctor --see` before the run" in fault for fault in faults)
     with pytest.raises(UserError, match=r"algorithm\.probe\.validat: unknown key; did you mean 'validate'"):
         ProbeSettings.of({"probe": {"validat": True}})

@@ -124,6 +124,11 @@ def _probe_faults(config: DictConfig) -> Iterator[str]:
                 f"algorithm.{SECTION}.{key} = {value!r}: the trainer mode {mode!r} does not know it; "
                 f"set trainer.v1.trainer_mode to one of {', '.join(TRAINER_MODES)}"
             )
+    if settings.see and mode == "mars_separate_async":
+        yield (
+            f"algorithm.{SECTION}.see = {settings.see}: mars_separate_async does not stop its rollout devices to look; "
+            "leave it at 0, and ask `verl-mars doctor --see` before the run"
+        )
 
 
 MODEL_PARALLEL_SIZES = {

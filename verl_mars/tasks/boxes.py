@@ -27,7 +27,7 @@ _TOKEN = re.compile(
     r"|(?P<number>[-+]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][-+]?\d{1,4})?)(?![\w.])|(?P<word>[^\s\[\](){}:,]+))",
     re.DOTALL,
 )
-_BOXED = re.compile(r"\\boxed\s?\{")
+_BOXED = re.compile(r"\\boxed\s?\{|\\[\[\]]")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)|\"", re.DOTALL)
 _LITERALS = frozenset({"null", "None", "true", "false", "True", "False", "NaN", "nan", "Infinity", "inf"})
 _ELLIPSES = frozenset({"...", "..", "\u2026"})
@@ -109,11 +109,12 @@ def _unescaped(text: str) -> str:
 
 
 def _items_of(value: Any) -> Any:
-    """The list in an object that is no box but holds one list of boxes: ``{"objects": [...]}``."""
+    """The list of boxes in an object that is no box, or in a list around it: ``{"objects": [...]}``, ``[[...]]``."""
     if isinstance(value, dict) and not any(key in value for key in BOX_KEYS):
         lists = [inner for inner in value.values() if isinstance(inner, list) and _holds_box(inner)]
         return lists[0] if len(lists) == 1 else value
-    return value
+    nested = isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
+    return value[0] if nested and any(isinstance(item, dict) for item in value[0]) else value
 
 
 def _values_in(text: str) -> list[Any]:

@@ -59,6 +59,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/estimator.py
 	$(BIN)/python -W ignore benchmarks/import_time.py
 	$(BIN)/python -W ignore benchmarks/anchor_memory.py
+	$(BIN)/python -W ignore benchmarks/probe_client.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -13,7 +13,17 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta as Batch
 
-__all__ = ["Batch", "add_texts", "mark_failed", "read", "read_keys", "run_on_rows", "write"]
+__all__ = [
+    "Batch",
+    "add_texts",
+    "clear",
+    "mark_failed",
+    "read",
+    "read_keys",
+    "run_on_rows",
+    "submit_validation",
+    "write",
+]
 
 
 def read(batch: Batch, fields: Sequence[str]) -> Any:
@@ -35,6 +45,29 @@ def write(batch: Batch, columns: Mapping[str, Sequence[Any]]) -> None:
 async def mark_failed(uid: str) -> None:
     """Publish that a training prompt failed, so that the replay buffer does not wait for it."""
     await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure"})
+
+
+def clear(batch: Batch) -> None:
+    """Forget the rows of a batch."""
+    tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
+
+
+def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -> None:
+    """Have prompts rolled out as validation does, into the partition ``val``.
+
+    Args:
+        prompts: the columns of a collated batch, ``uid`` among them.
+        step: global step of the weights.
+        agent_loops: verl's manager of agent loops.
+    """
+    from verl.utils import tensordict_utils
+
+    batch = tensordict_utils.get_tensordict(dict(prompts))
+    tensordict_utils.assign_non_tensor_data(batch, "global_steps", step)
+    tensordict_utils.assign_non_tensor_data(batch, "validate", True)
+    tag = {"is_prompt": True, "status": "pending", "global_steps": step}
+    tq.kv_batch_put(keys=list(prompts["uid"]), partition_id="val", tags=[dict(tag) for _ in prompts["uid"]])
+    agent_loops.generate_sequences(batch)
 
 
 def run_on_rows(

@@ -30,7 +30,11 @@ OTHER_VISUAL_INPUTS = "other_visual_inputs"
 ANCHOR_FIELDS = ("anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds")
 """Fields of a row about the mono sessions of its prompt, if its method rolls any out."""
 
-FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, *ANCHOR_FIELDS)
+IMAGE_COSTS = "image_costs"
+"""What the images of a row's prompt have cost, where they are handled once: ``seconds`` of CPU so far, and
+``references``, [name, bytes] of all that the rows of the session refer to."""
+
+FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, IMAGE_COSTS, *ANCHOR_FIELDS)
 """Names that no column of a data set may have."""
 
 

@@ -13,11 +13,14 @@ from verl_mars.preflight.checkpoints import how_to_continue
 from verl_mars.trainer.anchor_memory import RemembersAnchors
 from verl_mars.trainer.checkpoints import SavesIdentity
 from verl_mars.trainer.counts import SumsCounts
+from verl_mars.trainer.image_costs import FreesImages
 from verl_mars.trainer.reward_details import RewardDetails
 from verl_mars.trainer.token_dump import DumpsTokens
 
 
-class MarsTrainer(RewardDetails, DumpsTokens, RemembersAnchors, SumsCounts, SavesIdentity, EndsWithDeadProcesses):
+class MarsTrainer(
+    RewardDetails, DumpsTokens, RemembersAnchors, FreesImages, SumsCounts, SavesIdentity, EndsWithDeadProcesses
+):
     """The parts that all three modes have."""
 
     def how_to_continue(self) -> str:

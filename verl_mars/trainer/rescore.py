@@ -113,7 +113,7 @@ def compare_views(
     brought = any(trajectory.visual_inputs for trajectory in rendered.values())
     if brought and not pixels:
         pixels = OTHER_VISUAL_INPUTS
-        inputs = [dict(rendered[i].visual_inputs) if i in rendered else {} for i in range(len(batch))]
+        inputs = [rendered[i].visual_inputs if i in rendered else {} for i in range(len(batch))]
         store.write(batch, {pixels: inputs})
     spare = [i for i in range(len(batch)) if i not in rendered][: -len(rendered) % multiple]
     rows = rendered | {i: fill_up.show(trajectories[i]) or trajectories[i] for i in spare}
@@ -169,7 +169,7 @@ def row_fields(trajectory: Trajectory, with_pixels: bool = True) -> dict[str, An
         "response_mask": trajectory.response_mask,
         "loss_mask": trajectory.response_mask,
     }
-    return fields | ({"multi_modal_inputs": dict(trajectory.visual_inputs)} if with_pixels else {})
+    return fields | ({"multi_modal_inputs": trajectory.visual_inputs} if with_pixels else {})
 
 
 def places(trajectory: Trajectory) -> torch.Tensor:

@@ -77,7 +77,12 @@ class ViewTrainer(PPOTrainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.method.exact:
+        frozen = bool(self.config.actor_rollout_ref.actor.freeze_vision_tower)
+        if frozen:
+            from verl_mars.trainer.frozen_tower import workers  # loads verl's engine, which other runs do not need here
+
+            _compat.exchange_worker_classes(self.role_worker_mapping, workers(self.method.exact))
+        elif self.method.exact:
             _compat.exchange_worker_classes(self.role_worker_mapping, WORKERS)
 
     def _build_replay_buffer(self) -> ReplayBuffer:

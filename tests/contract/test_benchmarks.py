@@ -10,7 +10,7 @@ import report
 import step_time
 import step_time_arms
 
-MODULES = {name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps")}
+MODULES = {name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps", "images")}
 MODULES["gpu"] = "gpu_cases"
 
 

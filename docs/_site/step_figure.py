@@ -1,44 +1,122 @@
-"""Draw one training step of MARS: ``python docs/_site/step_figure.py > docs/images/step.svg``."""
+"""Draw one training step of MARS: ``python docs/_site/step_figure.py > docs/images/step.svg``.
 
+The rewards are an example; the advantages are computed from them. Colours follow the reader's light or dark scheme.
+"""
+
+from dataclasses import dataclass
 from html import escape
+from statistics import mean, stdev
 
-WIDTH, HEIGHT = 1000, 400
-INK, QUIET, LINE = "#1f2430", "#5d6472", "#8a92a3"
-FUSED, MONO, VERL = "#dfe3fb", "#fdeccf", "#eef0f4"
-SOURCES = {"RGB": "#6aa7e8", "infrared": "#e88a6a"}
+WIDTH, HEIGHT = 1000, 410
+FUSED_REWARDS = (1.0, 0.0, 1.0, 1.0)
+ANCHORS = {"RGB": 0.0, "infrared": 1.0}
 
-Box = tuple[int, int, int, int]
+LIGHT = {
+    "page": "#ffffff",
+    "plain": "#ffffff",
+    "fused": "#dfe3fb",
+    "mono": "#fdeccf",
+    "verl": "#eef0f4",
+    "ink": "#1f2430",
+    "quiet": "#545b69",
+    "edge": "#8a92a3",
+}
+DARK = {
+    "page": "#12151c",
+    "plain": "#1b202b",
+    "fused": "#2b3364",
+    "mono": "#4d3a18",
+    "verl": "#272c37",
+    "ink": "#eceef3",
+    "quiet": "#b3bac8",
+    "edge": "#7d8698",
+}
 
 
-def text(x: float, y: float, words: str, size: int = 15, fill: str = INK, anchor: str = "middle", **more: str) -> str:
-    """A line of text; ``more`` are attributes with ``_`` for ``-``."""
-    rest = "".join(f' {key.replace("_", "-")}="{value}"' for key, value in more.items())
-    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{rest}>{escape(words)}</text>'
+@dataclass(frozen=True)
+class Box:
+    """A rounded box: left, top, width, height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def middle(self) -> float:
+        return self.x + self.width / 2
+
+    def draw(self, fill: str, *lines: str, top: int = 27) -> str:
+        """The box with centred lines of text, the first in bold, `top` pixels below its upper edge."""
+        parts = [
+            f'<rect x="{self.x}" y="{self.y}" width="{self.width}" height="{self.height}" rx="8" class="{fill} edge"/>'
+        ]
+        for number, words in enumerate(lines):
+            kind = "title" if number == 0 else "note"
+            parts.append(text(self.middle, self.y + top + 21 * number, words, kind))
+        return "".join(parts)
 
 
-def box(place: Box, fill: str, *lines: str, stroke: str = LINE) -> str:
-    """A rounded box with centred lines, the first of them in bold."""
-    x, y, width, height = place
-    top = y + height / 2 - 10 * (len(lines) - 1) + 5
-    parts = [f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="{fill}" stroke="{stroke}"/>']
-    for number, words in enumerate(lines):
-        style = {"font_weight": "600"} if number == 0 else {}
-        fill_of_line = INK if number == 0 else QUIET
-        parts.append(text(x + width / 2, top + 20 * number, words, 15 if number == 0 else 13, fill_of_line, **style))
-    return "".join(parts)
+def style() -> str:
+    """Colours and sizes, light unless the reader's scheme is dark."""
+
+    def colours(scheme: dict[str, str]) -> str:
+        areas = "".join(f".{name}{{fill:{scheme[name]}}}" for name in ("page", "plain", "fused", "mono", "verl"))
+        return (
+            f"{areas}.edge{{stroke:{scheme['edge']}}}.title,.head{{fill:{scheme['ink']}}}"
+            f".note,.column{{fill:{scheme['quiet']}}}.arrow{{stroke:{scheme['ink']}}}"
+        )
+
+    sizes = (
+        ".title{font-size:16px;font-weight:600}.note,.column{font-size:14px}.column{letter-spacing:.06em}"
+        ".arrow{fill:none;stroke-width:1.5}.dashed{stroke-dasharray:5 4}text{text-anchor:middle}"
+    )
+    return f"<style>{sizes}{colours(LIGHT)}@media(prefers-color-scheme:dark){{{colours(DARK)}}}</style>"
+
+
+def text(x: float, y: float, words: str, kind: str) -> str:
+    """A centred line of text."""
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(words)}</text>'
 
 
 def arrow(x1: int, y1: int, x2: int, y2: int, dashed: bool = False) -> str:
     """A line with an arrow head, level at both ends."""
-    middle = (x1 + x2) / 2
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    path = f"M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}"
-    return f'<path d="{path}" fill="none" stroke="{INK}" stroke-width="1.4"{dash} marker-end="url(#head)"/>'
+    middle = (x1 + x2) // 2
+    kind = "arrow dashed" if dashed else "arrow"
+    return f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" class="{kind}" marker-end="url(#head)"/>'
 
 
-def tile(x: int, y: int, source: str) -> str:
-    """A small picture that stands for a source."""
-    return f'<rect x="{x}" y="{y}" width="16" height="16" rx="3" fill="{SOURCES[source]}" stroke="{INK}"/>'
+def thumbnail(x: float, y: float, source: str) -> str:
+    """A street at night, 52 x 36 pixels: two people whom RGB hardly shows and infrared shows clearly."""
+    back, ground, person = {
+        "RGB": ("#101a33", "#1c2740", "#27344f"),
+        "infrared": ("#3a1440", "#4a1c4c", "#ffb13d"),
+    }[source]
+    people = "".join(
+        f'<circle cx="{x + at:g}" cy="{y + 13:g}" r="3.4" fill="{person}"/>'
+        f'<rect x="{x + at - 4:g}" y="{y + 17:g}" width="8" height="13" rx="3.4" fill="{person}"/>'
+        for at in (20, 34)
+    )
+    lamp = f'<circle cx="{x + 44:g}" cy="{y + 8:g}" r="3" fill="#ffe9a8"/>' if source == "RGB" else ""
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="52" height="36" rx="4" fill="{back}" class="edge"/>'
+        f'<rect x="{x:g}" y="{y + 27:g}" width="52" height="9" rx="2" fill="{ground}"/>{lamp}{people}'
+    )
+
+
+def thumbnails(middle: float, y: float, sources: tuple[str, ...]) -> str:
+    """The pictures of these sources side by side."""
+    left = middle - (60 * len(sources) - 8) / 2
+    return "".join(thumbnail(left + 60 * number, y, source) for number, source in enumerate(sources))
+
+
+def advantages() -> dict[str, tuple[float, float]]:
+    """Advantages of a right and of a wrong answer, with the anchors and, as GRPO has them, without."""
+    groups = {"MARS": [*FUSED_REWARDS, *ANCHORS.values()], "GRPO": [*FUSED_REWARDS]}
+    return {
+        name: tuple((reward - mean(group)) / (stdev(group) + 1e-6) for reward in (1.0, 0.0))  # type: ignore[misc]
+        for name, group in groups.items()
+    }
 
 
 def draw() -> str:
@@ -46,39 +124,45 @@ def draw() -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="One training step of MARS" font-family="system-ui, sans-serif">',
+        style(),
         '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
-        f'<path d="M0 0L10 5L0 10z" fill="{INK}"/></marker></defs>',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        '<path d="M0 0L10 5L0 10z" class="head"/></marker></defs>',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" class="page"/>',
     ]
-    for x, title in ((95, "prompt"), (345, "rollout, in one request"), (600, "rewards"), (860, "training")):
-        parts.append(text(x, 36, title, 13, QUIET, letter_spacing="0.06em"))
+    for x, title in ((97, "a prompt"), (336, "rollout, one request"), (566, "rewards"), (838, "training")):
+        parts.append(text(x, 38, title, "column"))
 
-    parts.append(box((25, 135, 140, 130), "#ffffff", "a row", "two sources,", "one question", ""))
-    parts += [tile(73, 234, "RGB"), tile(101, 234, "infrared")]
+    row = Box(20, 140, 154, 140)
+    parts += [row.draw("plain", "two sources", "“How many people", "are there?”"), thumbnails(97, 226, tuple(ANCHORS))]
 
-    sessions = (
-        (60, FUSED, "n fused sessions", "every source, sampled", ("RGB", "infrared")),
-        (170, MONO, "mono session", "RGB alone, greedy", ("RGB",)),
-        (280, MONO, "mono session", "infrared alone, greedy", ("infrared",)),
-    )
-    for y, fill, title, words, sources in sessions:
-        parts += [arrow(165, 200, 238, y + 40), box((240, y, 210, 80), fill, title, words, "")]
-        parts += [
-            tile(345 - 14 * len(sources) + 28 * number + 6, y + 56, source) for number, source in enumerate(sources)
-        ]
-        parts.append(arrow(450, y + 40, 508, y + 40))
+    count = len(FUSED_REWARDS)
+    shown = " ".join(f"{reward:g}" for reward in FUSED_REWARDS)
+    sessions = [("fused", f"{count} fused sessions", "sampled", tuple(ANCHORS), shown, "rewards r")]
+    sessions += [
+        ("mono", f"{source} alone", "one mono session, greedy", (source,), f"{reward:g}", "anchor")
+        for source, reward in ANCHORS.items()
+    ]
+    for number, (fill, title, how, sources, reward, meaning) in enumerate(sessions):
+        y = 58 + 115 * number
+        parts += [arrow(174, 210, 230, y + 50), Box(232, y, 208, 100).draw(fill, title, how)]
+        parts += [thumbnails(336, y + 57, sources), arrow(440, y + 50, 494, y + 50)]
+        parts += [Box(496, y + 15, 140, 70).draw(fill, reward, meaning, top=31)]
+        parts.append(arrow(636, y + 50, 700, (130, 165, 200)[number], dashed=fill == "mono"))
 
-    parts.append(box((510, 60, 180, 80), FUSED, "r₁ … rₙ", "rewards"))
-    parts.append(box((510, 170, 180, 80), MONO, "m (RGB)", "anchor"))
-    parts.append(box((510, 280, 180, 80), MONO, "m (infrared)", "anchor"))
-
+    values = advantages()
+    minus = "−"
+    lines = [
+        f"{answer} {mars:+.2f} (GRPO {grpo:+.2f})".replace("-", minus)
+        for answer, mars, grpo in zip(("right", "wrong"), values["MARS"], values["GRPO"], strict=True)
+    ]
     parts.append(
-        box((770, 60, 200, 120), FUSED, "advantage", "U = all rewards and anchors", "Aᵢ = (rᵢ − mean U) / std U")
+        Box(702, 80, 276, 160).draw("fused", "advantage", "U = rewards and anchors", f"A = (r {minus} mean U) / std U")
     )
-    parts += [arrow(690, 100, 768, 105), arrow(690, 210, 768, 125, True), arrow(690, 320, 768, 150, True)]
-    parts.append(box((770, 240, 200, 80), VERL, "verl, unchanged", "update, weights, checkpoint"))
-    parts.append(f'<path d="M870 180V238" stroke="{INK}" stroke-width="1.4" marker-end="url(#head)"/>')
-    parts.append(text(870, 350, "Mono sessions are never trained on.", 13, QUIET))
+    parts.append('<path d="M720 168H960" class="edge"/>')
+    parts += [text(840, 196 + 23 * number, words, "title") for number, words in enumerate(lines)]
+    parts.append('<path d="M840 240V286" class="arrow" marker-end="url(#head)"/>')
+    parts.append(Box(702, 288, 276, 64).draw("verl", "verl, unchanged", "update, weight sync, checkpoint"))
+    parts.append(text(840, 380, "Mono sessions are never trained on.", "note"))
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
 

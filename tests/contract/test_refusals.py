@@ -354,3 +354,10 @@ def test_gpus_that_work_on_one_row_are_one_rank(sizes, ranks):
 def test_other_engines_have_ranks_too(engine, size):
     config = compose_recipe("ppo_trainer", [*MEGATRON, f"model_engine={engine}", f"{size}=4"])
     assert data_parallel_ranks(config) == 2
+
+
+def test_a_setting_without_a_default_is_named():
+    """verl's own `ppo_trainer` names no engine; a recipe built on it may forget to."""
+    overrides = ["actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.model.path=some/model"]
+    (fault,) = recipe_faults("ppo_trainer", [*overrides, "data.train_files=train.parquet"])
+    assert "Missing mandatory value: actor_rollout_ref.rollout.name" in fault

@@ -3,7 +3,8 @@
     python tests/regression/matrix.py [--write | --verl CHECKOUT]
 
 Each release is installed, without its dependencies, into a small environment on top of this one. The table goes between
-the marks `versions` of README.md with ``--write``, else to the screen. Exits with 1 where a release fails.
+the marks `versions` of README.md and README_zh.md with ``--write``, else to the screen. Exits with 1
+where a release fails.
 
 ``--verl`` tries a source tree instead, of any version: a failing contract says what changed in verl and which file of
 ours depends on it.
@@ -104,7 +105,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into both READMEs")
     parser.add_argument("--verl", type=Path, metavar="CHECKOUT", help="a source tree of verl to try instead")
     options = parser.parse_args()
     if options.verl and options.write:
@@ -116,8 +117,8 @@ def main() -> int:
         rows = [check(version, f"verl=={version}", version) for version in wanted]
     print(table(rows))
     if options.write:
-        readme = ROOT / "README.md"
-        readme.write_text(report.exchange(readme.read_text(), "versions", table(rows)))
+        for readme in (ROOT / "README.md", ROOT / "README_zh.md"):
+            readme.write_text(report.exchange(readme.read_text(), "versions", table(rows)))
     return int(any(not GOOD.fullmatch(result) for _, result, _ in rows))
 
 

@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel
 from repository_files import IDS, ROOT, cli_commands, code_blocks, commands_in, fault_of, load, shell_commands
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
+PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # ---------------------------------------------------------------- commands and code blocks
 
 
@@ -62,6 +63,42 @@ def test_code_blocks_parse(page):
             parse_block(language, text)
         except (ValueError, SyntaxError, yaml.YAMLError) as error:
             pytest.fail(f"{page.name}:{line}: {error}")
+
+
+# ---------------------------------------------------------------- the README in two languages
+
+
+def outline(text):
+    """What does not depend on the language: headings, blocks of code, tables, pictures, links, commands, numbers."""
+    blocks = re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)]*)\)", re.sub(r"\]\((#[^)]*|README\w*\.md)\)", "](-)", prose))
+    return {
+        "headings": re.findall(r"^#+(?= )", prose, re.MULTILINE),
+        "code": blocks,
+        "links": sorted(links),
+        "tables": [line.count("|") for line in prose.splitlines() if line.startswith("|")],
+        "list items": len(re.findall(r"^- ", prose, re.MULTILINE)),
+        "quoted": sorted(" ".join(words.split()) for words in re.findall(r"`[^`]+`", prose)),
+        "figures": sorted(re.findall(r"[+-]?\d+\.\d+", prose)),
+    }
+
+
+@pytest.mark.parametrize("part", outline("").keys())
+def test_both_readmes_have_the_same(part):
+    english, chinese = (outline(page.read_text()) for page in READMES)
+    assert english[part] and english[part] == chinese[part]
+
+
+@pytest.mark.parametrize("page", READMES, **IDS)
+def test_badges_are_true(page):
+    from verl_mars.register import SUPPORTED_VERL
+
+    badges = dict(re.findall(r"img\.shields\.io/badge/(\w+)-(.+)-\w+\)", page.read_text()))
+    project = (ROOT / "pyproject.toml").read_text()
+    assert badges["verl"] == SUPPORTED_VERL.split(",")[0].removeprefix(">=")
+    assert badges["python"].split("%20to%20") == ["3.10", "3.12"] and 'requires-python = ">=3.10,<3.13"' in project
+    assert f'license = "{badges["licence"].replace("--", "-")}"' in project
 
 
 # ---------------------------------------------------------------- documentation site
@@ -135,6 +172,19 @@ def test_the_picture_of_a_step_is_what_its_script_draws():
     assert (ROOT / "docs/images/step.svg").read_text() == drawn, (
         "python docs/_site/step_figure.py > docs/images/step.svg"
     )
+
+
+def test_the_picture_of_a_step_shows_true_advantages():
+    import torch
+
+    from verl_mars.algos.mars import mono_anchored_advantage
+
+    figure = load("docs/_site/step_figure.py")
+    rewards, anchors = torch.tensor(figure.FUSED_REWARDS), torch.tensor([*figure.ANCHORS.values()])
+    for name, of_prompt in (("MARS", anchors), ("GRPO", anchors[:0])):
+        expected = mono_anchored_advantage(rewards, ["a"] * len(rewards), of_prompt.expand(len(rewards), -1))
+        right, wrong = figure.advantages()[name]
+        assert torch.allclose(expected, torch.where(rewards == 1, right, wrong).float(), atol=1e-5)
 
 
 def test_support_is_claimed_by_tests_that_exist():

@@ -160,6 +160,7 @@ def verl_faults(config: "DictConfig") -> Iterator[str]:
     impossible value ends the run there. Here they are built at once.
     """
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.workers.config import HFModelConfig
@@ -167,7 +168,10 @@ def verl_faults(config: "DictConfig") -> Iterator[str]:
     for section in ("actor", "rollout"):
         try:
             omega_conf_to_dataclass(config.actor_rollout_ref[section])
-        except (HydraException, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        except (
+            *(HydraException, OmegaConfBaseException),
+            *(AssertionError, TypeError, ValueError, NotImplementedError),
+        ) as error:
             yield f"verl refuses actor_rollout_ref.{section}: {_cause(error)}"
             return
     known = {f.name for f in fields(HFModelConfig)} | {"_target_"}
@@ -191,7 +195,7 @@ def _cause(error: BaseException) -> str:
 
 def _machine_notes(config: "DictConfig") -> Iterator[str]:
     """Things that this machine lacks: no faults, since a recipe may run on another machine than it is checked on."""
-    engine = config.actor_rollout_ref.rollout.name
+    engine = config.actor_rollout_ref.rollout.get("name")  # verl has no default for it
     if engine in ("vllm", "sglang") and importlib.util.find_spec(engine) is None:
         yield f"rollout.name={engine}: the package {engine} is not installed here"
     if config.trainer.device == "cuda":

@@ -18,6 +18,7 @@ __all__ = [
     "add_texts",
     "drop",
     "keep",
+    "keep_all",
     "keys_of",
     "mark_failed",
     "objects",
@@ -57,6 +58,13 @@ async def keep(partition: str, key: str, value: Any) -> None:
     their way out: nobody may write to them."""
     fields = TensorDict({_OBJECT: NonTensorStack(value)}, 1)
     await tq.async_kv_batch_put(keys=[key], partition_id=partition, fields=fields, tags=[{}])
+
+
+def keep_all(partition: str, values: Mapping[str, Any]) -> None:
+    """:func:`keep` for several objects by key, in one request; returns once they are stored."""
+    if values:
+        fields = TensorDict({_OBJECT: NonTensorStack(*values.values())}, len(values))
+        tq.kv_batch_put(keys=list(values), partition_id=partition, fields=fields, tags=[{}] * len(values))
 
 
 def objects(partition: str, keys: Sequence[str]) -> list[Any]:

@@ -11,7 +11,9 @@ nothing is fetched on unpickling.
 
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 PARTITION = "mars_images"
@@ -117,6 +119,30 @@ def name_of(uid: str, tensors: Mapping[str, Any]) -> str:
 def uid_of(name: str) -> str:
     """The uid of the prompt whose tensors are stored under a name."""
     return name.rpartition("_")[0]
+
+
+@contextmanager
+def stored_once(inputs: Sequence[Any], limit: int) -> Iterator[list[Any]]:
+    """Visual inputs of rows that are written for one pass: what several rows share is stored once while it lasts.
+
+    Args:
+        inputs: of each row. Mappings of tensors that are one object are shared; references stay as they are.
+        limit: as of :class:`StoredInputs`; 0: each row keeps its copy.
+    """
+    from verl_mars import store
+
+    uses = Counter(id(one) for one in inputs if isinstance(one, dict) and one)
+    shared = {
+        id(one): one
+        for one in inputs
+        if limit and uses[id(one)] > 1 and all(hasattr(value, "nbytes") for value in one.values())
+    }
+    names = {number: name_of("view", one) for number, one in shared.items()}
+    try:
+        store.keep_all(PARTITION, {names[number]: one for number, one in shared.items()})
+        yield [StoredInputs(names[id(one)], size_of(one), limit, {}) if id(one) in shared else one for one in inputs]
+    finally:
+        store.drop(PARTITION, list(dict.fromkeys(names.values())))
 
 
 def fetch(wanted: StoredInputs) -> dict[str, Any]:

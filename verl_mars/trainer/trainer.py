@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
+from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import Handover, hand_over
 from verl_mars.methods.reshaping import blind_view
@@ -195,7 +196,9 @@ class RowReader:
         multiple = _compat.data_parallel_size(self.workers)
         if not config.actor.use_dynamic_bsz:
             multiple *= config.rollout.log_prob_micro_batch_size_per_gpu
-        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple)
+        images = ImagesOnce.of(self.config)
+        limit = images.max_bytes if images.enable else 0
+        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple, limit)
         if self.method.exact:
             return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
         return rescore(batch.keys, *common)

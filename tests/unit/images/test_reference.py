@@ -133,6 +133,26 @@ def test_a_lost_object_is_a_sentence(plane):
         row.items()
 
 
+@pytest.mark.parametrize("limit", [10**6, 0])
+def test_what_views_share_is_stored_while_their_pass_lasts(plane, monkeypatch, limit):
+    from verl_mars import store
+
+    monkeypatch.setattr(store, "keep_all", lambda partition, values: plane.stored.update(values))
+    monkeypatch.setattr(store, "drop", lambda partition, keys: [plane.stored.pop(key) for key in keys])
+    shared, alone, stored = inputs(1.0), inputs(2.0), arrived(plane.put("a", inputs(3.0)))
+    before = dict(plane.stored)
+    with (
+        pytest.raises(KeyError, match="a worker died"),
+        reference.stored_once([shared, alone, {}, shared, stored, {}], limit) as rows,
+    ):
+        assert rows[1] is alone and rows[2] == {} and rows[4] is stored
+        assert [type(rows[i]) for i in (0, 3)] == [StoredInputs if limit else dict] * 2
+        assert len(plane.stored) == len(before) + bool(limit)
+        assert torch.equal(arrived(rows[3])["pixel_values"], shared["pixel_values"])
+        raise KeyError("a worker died")
+    assert plane.stored == before
+
+
 def test_a_storage_process_loads_nothing_with_a_reference():
     """It unpickles references, and torch or verl would be hundreds of megabytes in another."""
     code = (

@@ -10,8 +10,8 @@ import report
 import step_time
 import step_time_arms
 
-MODULES = {name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps", "images")}
-MODULES["gpu"] = "gpu_cases"
+MODULES = {name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps")}
+MODULES |= {"images": "images", "images_sessions": "images_sessions", "gpu": "gpu_cases"}
 
 
 @pytest.mark.parametrize(("name", "module"), MODULES.items())

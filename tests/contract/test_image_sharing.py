@@ -17,12 +17,11 @@ from verl.utils.tokenizer import hf_processor, hf_tokenizer
 from verl_contract import expect
 
 from verl_mars.images import reference
-from verl_mars.images.once import PromptImages, SharedImageProcessor, SharedProcessor
+from verl_mars.images.once import PromptImages, SharedImageProcessor
 from verl_mars.images.reference import PARTITION, StoredInputs, uid_of
-from verl_mars.images.room import Room
 from verl_mars.methods import METHODS
 from verl_mars.methods.base import Method
-from verl_mars.rollout.image_sharing import SharesImages, shared_loading
+from verl_mars.rollout.image_sharing import SharesImages
 from verl_mars.rows import IMAGE_COSTS
 from verl_mars.trainer.image_costs import metrics_of
 
@@ -84,9 +83,9 @@ def plane(monkeypatch):
     return partitions
 
 
-def make_worker(folder, sharing, method=None, dataset=RLHFDataset, limit=2**30):
+def make_worker(folder, sharing, method=None, dataset=RLHFDataset):
     worker = SharesImages.__new__(SharesImages)
-    worker.method, worker.running_prompts, worker.sharing, worker.seed_key = method or Method(), {}, sharing, None
+    worker.method, worker.running_prompts, worker.seed_key = method or Method(), {}, None
     worker.tokenizer, worker.processor = hf_tokenizer(str(folder)), hf_processor(str(folder))
     worker.mm_processor_kwargs, worker.distillation_enabled, worker.dataset_cls = {}, False, dataset
     rollout = {"n": N, "seed": 0, "val_kwargs": {"n": 1}, "temperature": 1.0}
@@ -94,18 +93,14 @@ def make_worker(folder, sharing, method=None, dataset=RLHFDataset, limit=2**30):
         {
             "actor_rollout_ref": {"rollout": rollout},
             "trainer": {"total_training_steps": 2},
-            "data": {"max_response_length": 8},
+            "data": {"max_response_length": 8, "images_once": {"enable": sharing}},
         }
     )
     worker.ask_reward_workers = lambda: None
     worker.reward_loop_worker_handles = None
     counted = worker.counted = Counted(worker.processor.image_processor)
     worker.processor.image_processor = counted
-    if sharing:
-        worker.limit, worker.room, worker.owners, worker.prepared = limit, Room(limit), {}, {}
-        worker.processor.image_processor = SharedImageProcessor(counted, worker.owners)
-        worker.processor = SharedProcessor(worker.processor, worker.owners)
-        worker.dataset_cls = shared_loading(dataset)
+    worker.share_images()
 
     async def agent_loop(self, sampling_params, trajectory, *, session_id, raw_prompt, tool=None, **kwargs):
         """verl's single-turn loop, with an engine that answers in numbers."""

@@ -58,6 +58,7 @@ def test_the_recipe_is_fine(tmp_path, image):
         ("algorithm.use_kl_in_reward=true", ["algorithm.use_kl_in_reward = True", "use_kl_loss"]),
         ("algorithm.adv_estimator=marz", ["algorithm.adv_estimator = 'marz'", "known:", "mars"]),
         ("+data.images_once.enabled=true", ["data.images_once.enabled", "did you mean 'enable'"]),
+        ("skip.rollout_tq.enable=true", ["skip.rollout_tq.enable = True", "data.images_once.enable=false"]),
         ("+data.images_once.max_gib=0", ["data.images_once.max_gib = 0", "greater than 0"]),
         ("trainer.v1.trainer_mode=sync", ["trainer.v1.trainer_mode = 'sync'", "mars_sync"]),
         ("trainer.use_v1=false", ["trainer.use_v1 = False", "set it to true"]),

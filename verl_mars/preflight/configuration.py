@@ -80,10 +80,17 @@ def _estimator_faults(config: DictConfig) -> Iterator[str]:
 
 
 def _images_faults(config: DictConfig) -> Iterator[str]:
+    """Impossible settings, and rollouts that outlive the images that their rows refer to."""
     try:
-        ImagesOnce.of(config)
+        enabled = ImagesOnce.of(config).enable
     except ValueError as error:
         yield from str(error).split("\n")
+        return
+    if enabled and config.trainer.v1.trainer_mode in TRAINER_MODES and config.skip.rollout_tq.enable:
+        yield (
+            "skip.rollout_tq.enable = True: verl would write rows to disk that refer to images of this run only; set "
+            "data.images_once.enable=false, so that each row holds a copy"
+        )
 
 
 def _tower_faults(config: DictConfig) -> Iterator[str]:

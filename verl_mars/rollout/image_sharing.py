@@ -76,6 +76,10 @@ class SharesImages(MarsAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.share_images()
+
+    def share_images(self) -> None:
+        """Put the shared processor and loader before the run's own, if the run's settings say so."""
         settings = ImagesOnce.of(self.config)
         self.sharing = settings.enable and self.processor is not None
         if not self.sharing:

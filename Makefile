@@ -36,7 +36,7 @@ test-recipes: $(INSTALLED)
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest tests/integration/test_vllm.py $(ARGS)
 
-# On a machine with CUDA, in whatever environment is active there: `pip install "verl-mars[vllm,dev]"`.
+# On a machine with CUDA, in whatever environment is active there: `pip install ".[vllm,dev]"`.
 test-gpu:
 	$(GPU_PYTHON) -m pytest tests/gpu $(ARGS)
 

@@ -3,7 +3,8 @@
 import json
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 TRUTHS = {
     "grounding": {
@@ -53,10 +54,10 @@ def mutate(text: str, rng: random.Random) -> str:
     return text
 
 
-def outputs(number: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
+def outputs(number: int, seed: int = 0, of: Mapping[str, Mapping[str, Any]] = TRUTHS) -> Iterator[tuple[str, str, str]]:
     """(task, ground truth, output), ``number`` of them."""
     rng = random.Random(seed)
-    truths = {task: json.dumps(truth) for task, truth in TRUTHS.items()}
+    truths = {task: json.dumps(truth) for task, truth in of.items()}
     tasks = sorted(truths)
     for index in range(number):
         task = tasks[index % len(tasks)]

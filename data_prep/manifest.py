@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from verl_mars.config import parsed
-from verl_mars.data.answers import bare_answer, choice_truth, list_choices, named_choice, without_letters
+from verl_mars.data.answers import bare_answer, list_choices, named_choice, without_letters
 from verl_mars.data.box_forms import BoxForm, BoxUnit, boxes_of
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_lines, strict_json
@@ -28,10 +28,15 @@ from verl_mars.errors import SampleError
 from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
+from verl_mars.tasks.grounding import Coordinate, Side
 from verl_mars.tasks.math import MathTruth
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
-Numbers = tuple[float, float, float, float]
+Numbers = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class ImageEntry(BaseModel):
@@ -56,14 +61,14 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    answer: Text | list[Text] | None = None
+    answer: Annotated[Text | list[Text] | None, BeforeValidator(_number_as_text)] = None
     letter: Text | None = None
     choices: list[Text] | None = None
     count: Annotated[int, Field(strict=True, ge=0)] | None = None
     boxes: list[Numbers] | None = None
     labels: list[Text] | Text | None = None
-    frame: int | None = None
-    size: tuple[int, int] | None = None
+    frame: Annotated[int, Field(strict=True, ge=0)] | None = None
+    size: tuple[Side, Side] | None = None
 
     def given(self) -> set[str]:
         """The keys of an answer that it has."""
@@ -187,6 +192,10 @@ def _cleaned(answer: A, findings: Findings) -> A:
     changes: dict[str, Any] = {}
     if isinstance(answer.answer, str):
         changes["answer"] = bare_answer(answer.answer, findings)
+    elif answer.answer:
+        changes["answer"] = [bare_answer(text, findings) for text in answer.answer]
+    if answer.letter:
+        changes["letter"] = bare_answer(answer.letter, findings)
     if answer.choices:
         changes["choices"] = without_letters(answer.choices)
         findings.counts["lists of choices whose own letters were removed"] += changes["choices"] != answer.choices
@@ -225,7 +234,7 @@ def _truth(answer: Answer, task: str, default_frame: int, options: ManifestOptio
         choices = _needed(answer.choices, "choices", task)
         if answer.letter is None and isinstance(answer.answer, str):
             return named_choice(answer.answer, choices)
-        return choice_truth(_needed(answer.letter, "letter", task), choices)
+        return named_choice(_needed(answer.letter, "letter", task), choices)
     if task == "count":
         return CountTruth(value=_needed(answer.count, "count", task))
     text = _needed(answer.answer, "answer", task)

@@ -125,6 +125,8 @@ def _fault(key: str, items: list[Any], model: type[BaseModel] | None) -> Fault:
 def _reason(item: Any, models: set[type[BaseModel]]) -> str:
     if item["type"] == "model_type" and models:
         return f"Input should be an object with {', '.join(_keys(models))}"
+    if item["type"] == "string_too_short" and not item["input"]:
+        return "Input should be a text that is not empty"
     return str(item["msg"]).removeprefix("Value error, ")
 
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field
 
 from verl_mars.config import Settings
+from verl_mars.row_tools import TOOL_KEYS, tools_of_session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +39,7 @@ MonoPrompt = Literal["repeat", "drop"]
 Row = dict[str, Any]
 Message = dict[str, Any]
 
+_OWN = ("prompt", "ground_truth", *TOOL_KEYS)
 _IMAGE_TAG = re.compile("(<image>)")
 
 
@@ -52,6 +54,9 @@ class Source:
     """The prompt for this source alone; ``None``: the fused text."""
     ground_truth: str | None = None
     """The ground truth of a mono answer; ``None``: the row's own."""
+    tools_kwargs: str | None = None
+    interaction_kwargs: str | None = None
+    """JSON objects that replace those of the row, which may show a tool every source."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,12 @@ class Mono:
 
         Raises:
             ValueError: the source names an image that the row does not have, or the numbers of its images and of the
-                ``<image>`` in its own prompt differ.
+                ``<image>`` in its own prompt differ, or the session would still be shown a video or other sources
+                (by the row's tools).
         """
         messages = list(row["raw_prompt"])
+        if self.source.prompt is None:
+            _check_media(messages, self.name)
         images = [part for part in image_parts(messages)]
         _check_indices(self.source, len(images))
         own = [images[i] for i in self.source.images]
@@ -99,7 +107,7 @@ class Mono:
             shown = _exchange(messages, {i: own[i % len(own)] for i in range(len(images))})
         else:
             shown = _exchange(messages, {i: images[i] for i in self.source.images})
-        rendered = dict(row, raw_prompt=shown)
+        rendered = dict(row, raw_prompt=shown, **tools_of_session(row, self.source, self.name))
         if self.source.ground_truth is not None:
             rendered["reward_model"] = dict(row["reward_model"], ground_truth=self.source.ground_truth)
         return rendered
@@ -119,14 +127,15 @@ class Subset:
         """The row with only these sources' images.
 
         Raises:
-            ValueError: a source names an image that the row has not.
+            ValueError: a source names an image that the row has not, or the row's videos or tools would show others.
         """
         messages = list(row["raw_prompt"])
+        _check_media(messages, self.name)
         images = list(image_parts(messages))
         for source in self.sources:
             _check_indices(source, len(images))
         kept = {i: images[i] for source in self.sources for i in source.images}
-        return dict(row, raw_prompt=_exchange(messages, kept))
+        return dict(row, raw_prompt=_exchange(messages, kept), **tools_of_session(row, None, self.name))
 
 
 @dataclass(frozen=True)
@@ -314,10 +323,7 @@ def sources_of_row(row: Mapping[str, Any]) -> tuple[Source, ...]:
     if column is None or len(column) == 0:
         raise ValueError("the row has no `sources`: a list of {name, images, prompt, ground_truth} is needed")
     sources = tuple(
-        Source(
-            str(entry["name"]), tuple(int(i) for i in entry["images"]), entry.get("prompt"), entry.get("ground_truth")
-        )
-        for entry in column
+        Source(str(entry["name"]), tuple(int(i) for i in entry["images"]), *map(entry.get, _OWN)) for entry in column
     )
     names = [source.name for source in sources]
     for source in sources:
@@ -326,6 +332,16 @@ def sources_of_row(row: Mapping[str, Any]) -> tuple[Source, ...]:
         if names.count(source.name) > 1:
             raise ValueError(f"source {source.name!r} is listed {names.count(source.name)} times; names must differ")
     return sources
+
+
+def _check_media(messages: Sequence[Message], view: str) -> None:
+    contents = (message["content"] for message in messages if not isinstance(message["content"], str))
+    others = {part["type"] for content in contents for part in content} - {"image", "text"}
+    if others:
+        raise ValueError(
+            f"the prompt has {' and '.join(sorted(others))} beside images, which {view} would still show: "
+            "give each source a prompt of images alone (sources[].prompt)"
+        )
 
 
 def _check_indices(source: Source, count: int) -> None:

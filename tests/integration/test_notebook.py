@@ -32,7 +32,7 @@ def test_rows_report_and_step_are_there(executed):
     work, printed = executed
     assert (work / "data" / "train-00000.parquet").exists() and (work / "probe" / "report.html").exists()
     assert json.loads((work / "probe" / "summary.json").read_text())["accuracy"]["fused"]["rows"] == 8
-    assert any("train  8 rows" in text and "rejected  0" in text for text in printed)
+    assert any("8 rows in 1 file" in text and "rejected  0" in text and "no faults" in text for text in printed)
 
 
 def test_one_step_trains_with_an_anchor_of_each_source(executed):

@@ -140,3 +140,37 @@ def test_what_does_not_fit_is_refused(row):
         Shuffled((image("a"),)).render(row)
     with pytest.raises(ValueError, match="names image 5"):
         Subset("x", (Source("x", (5,)),)).render(row)
+
+
+def with_tools(row):
+    shown = {"zoom": {"create_kwargs": {"images": ["rgb", "ir"]}}}
+    return dict(row, tools_kwargs=shown, extra_info={"index": 3, "tools_kwargs": shown})
+
+
+def test_a_session_gives_tools_what_its_source_says(row):
+    own = '{"zoom": {"create_kwargs": {"images": ["ir"]}}}'
+    got = Mono(Source("ir", (1,), tools_kwargs=own)).render(with_tools(row))
+    assert got["tools_kwargs"] == got["extra_info"]["tools_kwargs"] == {"zoom": {"create_kwargs": {"images": ["ir"]}}}
+    assert got["extra_info"]["index"] == 3
+    assert with_tools(row)["tools_kwargs"]["zoom"]["create_kwargs"]["images"] == ["rgb", "ir"], "nothing is changed"
+    entry = {"name": "ir", "images": [1], "tools_kwargs": own, "interaction_kwargs": "{}"}
+    assert sources_of_row({"sources": [entry]})[0].tools_kwargs == own
+
+
+@pytest.mark.parametrize("view", [Mono(Source("ir", (1,))), Subset("without(ir)", (Source("rgb", (0,)),))])
+def test_a_row_whose_tools_could_show_other_sources_is_refused(row, view):
+    with pytest.raises(ValueError, match=r"tools_kwargs may show a tool more than .*sources\[\]\.tools_kwargs"):
+        view.render(with_tools(row))
+    with pytest.raises(ValueError, match="interaction_kwargs"):
+        view.render(dict(row, extra_info={"interaction_kwargs": {"name": "tutor"}}))
+    empty = dict(row, extra_info={"tools_kwargs": {"zoom": None}}, tools_kwargs={})  # as Parquet fills a struct
+    assert view.render(empty)["tools_kwargs"] == {}
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_row_with_a_video_is_refused_unless_the_source_has_its_own_prompt(row, kind):
+    row["raw_prompt"][-1]["content"].append({"type": kind, kind: "/data/film.mp4"})
+    for view in (Mono(Source("ir", (1,))), Subset("without(ir)", (Source("rgb", (0,)),))):
+        with pytest.raises(ValueError, match=rf"the prompt has {kind} beside images.*sources\[\]\.prompt"):
+            view.render(row)
+    assert shown(Mono(Source("ir", (1,), prompt="<image>?")).render(row)) == [image("ir"), text("?")]

@@ -11,11 +11,14 @@ _MAX_TEXT = 20_000
 _CHOICE_LIST = "Choice list"
 _LETTER = re.compile(r"(?:^|, ?)([A-Z])\. ?")
 _LETTERED = re.compile(r"^[ \t]*\(?([A-Z])[).:\u3001\uff0e] ?(.*)$", re.MULTILINE)
-_OWN_LETTER = re.compile(r"^\s*\(?([A-Z])\)?[).:\u3001\uff0e]\s*(?=\S)|^\s*\(([A-Z])\)\s*(?=\S)")
+_OWN_LETTER = re.compile(r"^\s*\(?([A-Za-z])\)?[).:\u3001\uff0e]\s*(?=\S)|^\s*\(([A-Za-z])\)\s*(?=\S)")
 _ONE_LETTER = re.compile(r"^\(?([A-Za-z])\)?[).:]?$")
 _LETTER_AND_TEXT = re.compile(r"^\(?([A-Z])[).:\u3001\uff0e]\s*(.+)$", re.DOTALL)
 _HEADING = re.compile(r"\s*(?:choices|options|candidates)\s*:?\s*$", re.IGNORECASE)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_ANSWER = re.compile(r"<(answer|ans)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+_STRAY_TAG = re.compile(r"</?(?:answer|ans)>", re.IGNORECASE)
+_FINAL = re.compile(r"^\s*(?:####|(?:the )?(?:final )?answer(?: is|:)) *(?=\S)", re.IGNORECASE)
+_MATH = re.compile(r"\$\$?([^$]+)\$\$?")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
@@ -82,7 +85,7 @@ def without_letters(choices: list[str]) -> list[str]:
     """``["A. Travel", "(B) Cooking"]`` without their letters, if all choices carry their own in order."""
     matches = [_OWN_LETTER.match(choice) for choice in choices]
     for number, match in enumerate(matches):
-        if match is None or (match[1] or match[2]) != chr(ord("A") + number):
+        if match is None or (match[1] or match[2]).upper() != chr(ord("A") + number):
             return choices
     return [choice[match.end() :].strip() for choice, match in zip(choices, matches, strict=True) if match]
 
@@ -124,11 +127,22 @@ def named_choice(answer: str, choices: list[str]) -> McqTruth:
 
 
 def bare_answer(answer: str, findings: Findings) -> str:
-    """The answer without ``<answer>`` tags and ``\\boxed{}``, each removal counted."""
-    inside = _ANSWER.findall(answer)
+    """The answer without ``<answer>`` tags, "The answer is", ``$..$`` and ``\\boxed{}``, each removal counted."""
+    inside = list(_ANSWER.finditer(answer))
     if inside:
         findings.counts["answers whose <answer> tags were removed"] += 1
-        answer = inside[-1]
+        answer = inside[-1].group(2)
+    elif _STRAY_TAG.search(answer):
+        findings.counts["answers whose <answer> tags were removed"] += 1
+        answer = _STRAY_TAG.sub("", answer)
+    final = _FINAL.match(answer)
+    if final:
+        findings.counts["answers whose lead-in was removed"] += 1
+        answer = answer[final.end() :]
+    math = _MATH.fullmatch(answer.strip())
+    if math:
+        findings.counts["answers whose dollars of LaTeX were removed"] += 1
+        answer = math[1]
     boxed = _BOXED.fullmatch(answer.strip())
     if boxed:
         findings.counts["answers whose \\boxed{} was removed"] += 1

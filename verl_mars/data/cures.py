@@ -6,6 +6,8 @@ CURES: dict[str, str] = {
     "source_name": "Give every source of a row a name of its own.",
     "source_images": "List in `sources[].images` the positions (from 0) of the source's images in `images`.",
     "source_prompt": "Write one <image> into the source's own prompt for each of its images, or leave the prompt null.",
+    "tools": "Write `sources[].tools_kwargs` (`interaction_kwargs`): JSON text of what tools get that see this source.",
+    "videos": "Give each source a `prompt` of its images alone, or leave the videos out.",
     "image_count": "Write exactly one <image> into the prompt for each image, in the order of `images`.",
     "blind": "Fill `images`, or set data.image_key to the column that has them: verl would train on the text alone.",
     "media_tag": "Remove <image>, <video>, <audio> and special tokens of models from questions and labels.",

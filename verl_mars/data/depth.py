@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from verl_mars.data.images import MAX_PIXELS
 from verl_mars.errors import SampleError
 
 DepthEncoding = Literal["turbo", "gray", "spatialbot"]
@@ -44,26 +43,6 @@ def millimetres(raw: NDArray[np.generic], unit: str, scale: float | None = None)
     if not depth.any():
         raise SampleError("empty_depth", "no pixel has a depth")
     return depth
-
-
-def read_array(path: str) -> NDArray[np.float32]:
-    """The (H, W) numbers of a ``.npy`` file.
-
-    Raises:
-        SampleError: missing, pickled, of another shape or type, or too large.
-    """
-    try:
-        raw = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise SampleError("missing_image", f"{path} does not exist") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise SampleError("broken_image", f"{path} is no NumPy array that can be read: {error}") from error
-    if not isinstance(raw, np.ndarray) or raw.ndim != 2 or raw.dtype.kind not in "iuf" or 0 in raw.shape:
-        found = f"shape {raw.shape}, {raw.dtype}" if isinstance(raw, np.ndarray) else "an archive"
-        raise SampleError("depth", f"{path}: a NumPy array of shape (H, W) with numbers is needed, found {found}")
-    if raw.size > MAX_PIXELS:
-        raise SampleError("bomb", f"{path}: {raw.size} values, at most {MAX_PIXELS} are allowed")
-    return np.asarray(raw, np.float32)
 
 
 def encode(depth: DepthMap, encoding: DepthEncoding) -> tuple[Picture, dict[str, object]]:

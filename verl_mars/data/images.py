@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from verl_mars.data.file_kinds import kind_of
 from verl_mars.errors import Problem, SampleError
+from verl_mars.file_kinds import kind_of
 from verl_mars.vision.resize import MAX_ASPECT_RATIO
 
 MAX_PIXELS = 89_478_485

@@ -64,7 +64,7 @@ class Root:
             real = os.path.realpath(real)
         if not any(real.startswith(home + os.sep) for home in self._homes):
             where = f" (it leads to {real})" if real != path else ""
-            raise SampleError("outside_root", f"{name!r} leaves {self.path}{where}")
+            raise SampleError("outside_root", f"{name!r} is outside of --root {self.path}{where}")
         return path
 
     def has(self, name: str) -> bool:

@@ -11,8 +11,8 @@ from typing import Any, NoReturn, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_mars.data.file_kinds import kind_of
 from verl_mars.errors import DataError, SampleError
+from verl_mars.file_kinds import kind_of
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 BATCH_ROWS = 1024

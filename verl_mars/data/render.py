@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from verl_mars.data.depth import DepthEncoding, encode, millimetres, read_array, stretch
+from verl_mars.data.arrays import is_array, read_array
+from verl_mars.data.depth import DepthEncoding, encode, millimetres, stretch
 from verl_mars.data.files import whole_file
 from verl_mars.data.images import ImageHeader, read_header, training_problem
 from verl_mars.data.sample import ImageRef
@@ -94,9 +95,9 @@ class Renderer:
         """
         if ref.content is not None:
             path = self._extracted(ref)
-        if path.endswith(".npy"):
+        if is_array(path):
             height, width = read_array(path).shape
-            header = ImageHeader(width, height, "F", "NPY")
+            header = ImageHeader(width, height, "F", "array")
         else:
             header = read_header(path, decode=self.decode)
         if header.ordinary and ref.crop is None:
@@ -148,7 +149,7 @@ class Renderer:
 
     def _draw(self, path: str, ref: ImageRef, draw: Draw, target: Path) -> tuple[tuple[int, int], dict[str, object]]:
         try:
-            with Image.fromarray(read_array(path)) if path.endswith(".npy") else Image.open(path) as image:
+            with Image.fromarray(read_array(path)) if is_array(path) else Image.open(path) as image:
                 image.load()
                 picture, note = draw(image, ref)
         except SampleError as error:

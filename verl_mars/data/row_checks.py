@@ -4,6 +4,7 @@ Each rule guards against something that verl 0.9.1 answers with a failed rollout
 The row model of :mod:`verl_mars.data.schema` and the file checks of :mod:`verl_mars.data.check` both apply them.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_mars.errors import Problem, SampleError
+from verl_mars.row_tools import TOOL_KEYS, given_to_tools
 from verl_mars.tasks import task_of_row
 from verl_mars.tasks.base import Task
 from verl_mars.vision.families import frame_named
@@ -145,9 +147,16 @@ class RowRules:
             yield Problem("no_sources", "sources", message)
             return
         names = [source.get("name") for source in sources]
+        extra = row.get("extra_info")
         for position, source in enumerate(sources):
             yield from _source(source, f"sources[{position}]", names, images)
-        extra = row.get("extra_info")
+            yield from _tools(source, f"sources[{position}]", extra if isinstance(extra, dict) else {})
+        media = [key for key in ("videos", "audios") if row.get(key)]
+        if media and images and self.need_sources and any(source.get("prompt") is None for source in sources):
+            message = (
+                f"in the row beside images: a session of one source would still be shown the {' and '.join(media)}"
+            )
+            yield Problem("videos", media[0], message)
         listed = extra.get("sources") if isinstance(extra, dict) else None
         if isinstance(listed, list) and listed != names:
             message = f"{listed}, but `sources` has {names}: the same names in the same order are needed"
@@ -214,6 +223,8 @@ def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: i
     name, own = source.get("name"), source.get("images")
     if not isinstance(name, str) or not name.strip():
         yield Problem("source_name", f"{key}.name", f"{name!r}, but a text is needed")
+    elif MODEL_TOKEN.search(name) or MEDIA_TAG.search(name):
+        yield from _no_other_media(name, f"{key}.name", set())
     elif names.count(name) > 1:
         yield Problem("source_name", f"{key}.name", f"{name!r} is listed {names.count(name)} times; names must differ")
     if not isinstance(own, list) or not own or not all(_is_int(index) for index in own):
@@ -235,6 +246,23 @@ def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: i
             message = f"{prompt.count(IMAGE_TAG)} {IMAGE_TAG}, but source {name!r} has {len(own)} images"
             yield Problem("source_prompt", f"{key}.prompt", message)
         yield from _no_other_media(prompt, f"{key}.prompt", {IMAGE_TAG})
+
+
+def _tools(source: Mapping[str, Any], key: str, extra: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in TOOL_KEYS:
+        own = source.get(name)
+        if own is None and given_to_tools(extra.get(name)):
+            message = f"missing, but extra_info.{name} is given: a tool could show a session of this source the others"
+            yield Problem("tools", f"{key}.{name}", message)
+        elif own is not None and not _is_json_object(own):
+            yield Problem("tools", f"{key}.{name}", f"{str(own)[:60]!r}, but the JSON text of an object is needed")
+
+
+def _is_json_object(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
@@ -260,6 +288,7 @@ def _truth(task: Task[Any], text: Any, key: str, extra: Mapping[str, Any], image
     if not isinstance(text, str):
         yield Problem("ground_truth", key, f"{type(text).__name__}, but a JSON text is needed")
         return
+    yield from _no_other_media(text, key, set())
     sizes = extra.get("image_sizes")
     if not isinstance(sizes, list) or len(sizes) < len(images) or not all(map(_is_size, sizes)):
         sizes = None  # the rules of extra_info name what is wrong with them

@@ -19,6 +19,7 @@ from verl_mars.config import explain
 from verl_mars.data.files import whole_file
 from verl_mars.data.row_checks import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
 from verl_mars.errors import DataError, Problem, SampleError
+from verl_mars.row_tools import TOOL_KEYS
 from verl_mars.vision.resize import Size
 
 ROW_GROUP_BYTES = 128 * 2**20
@@ -66,6 +67,13 @@ class SourceModel(BaseModel):
     images: list[int]
     prompt: str | None = None
     ground_truth: str | None = None
+    tools_kwargs: str | None = None
+    interaction_kwargs: str | None = None
+    """JSON objects in place of the row's: what tools and interactions get in a session that sees this source alone."""
+
+    def entry(self) -> dict[str, Any]:
+        """The source as plain data; what tools get is there only if it is given."""
+        return {key: value for key, value in self.__dict__.items() if value is not None or key not in TOOL_KEYS}
 
 
 class RewardModel(BaseModel):
@@ -128,7 +136,7 @@ class RowModel(BaseModel):
         record["images"] = [image.entry() for image in self.images]
         record["reward_model"] = self.reward_model.__dict__
         record["extra_info"] = {**self.extra_info.__dict__, **(self.extra_info.model_extra or {})}
-        record["sources"] = [source.__dict__ for source in self.sources]
+        record["sources"] = [source.entry() for source in self.sources]
         return record
 
 
@@ -151,6 +159,7 @@ def arrow_schema(
     *,
     embed: bool = False,
     pixel_limits: bool = False,
+    tools: bool = False,
     extra_info: Mapping[str, pa.DataType] | None = None,
     columns: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Schema:
@@ -162,6 +171,7 @@ def arrow_schema(
     Args:
         embed: images as bytes in the file instead of paths.
         pixel_limits: ``min_pixels`` and ``max_pixels`` for each image.
+        tools: ``tools_kwargs`` and ``interaction_kwargs`` for each source.
         extra_info: types of further keys of ``extra_info``.
         columns: types of further columns.
 
@@ -177,6 +187,7 @@ def arrow_schema(
     if pixel_limits:
         image |= {"min_pixels": pa.int64(), "max_pixels": pa.int64()}
     source = {"name": pa.string(), "images": pa.list_(pa.int32()), "prompt": pa.string(), "ground_truth": pa.string()}
+    source |= dict.fromkeys(TOOL_KEYS, pa.string()) if tools else {}
     return pa.schema(
         {
             "data_source": pa.string(),

@@ -17,8 +17,9 @@ from verl_mars.data.shards import Shard
 TOKEN_BIN = 256
 MAX_ANSWERS = 1000
 OTHER_ANSWERS = "(others)"
-VALIDATION_SPLITS = ("val", "validation", "valid", "dev", "test", "testing")
-"""Names of splits that are offered as ``data.val_files``, the preferred one first."""
+TRAINING_SPLITS = ("train", "training")
+VALIDATION_SPLITS = ("val", "validation", "valid", "dev", "development", "eval", "evaluation", "test", "testing")
+"""Names of splits, in any case, that are offered as ``data.train_files`` and ``data.val_files``, best first."""
 MAJORITY = 0.5
 """Share of one answer above which a blind guess is reported."""
 
@@ -136,9 +137,9 @@ def recipe_lines(
 ) -> list[str]:
     """Hydra overrides that train on these files."""
     lines = []
-    validation = next((name for name in VALIDATION_SPLITS if name in shards), None)
-    training = "train" if "train" in shards else None
-    for key, split in (("data.train_files", training), ("data.val_files", validation)):
+    given = {name.lower(): name for name in shards}
+    for key, names in (("data.train_files", TRAINING_SPLITS), ("data.val_files", VALIDATION_SPLITS)):
+        split = next((given[name] for name in names if name in given), None)
         if split is not None:
             files = ",".join(_hydra_text(str(folder / shard.file)) for shard in shards[split])
             lines.append(shlex.quote(f"{key}=[{files}]"))

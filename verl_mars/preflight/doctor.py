@@ -48,7 +48,7 @@ def inspect_plugin() -> PluginState:
     if not any(point.name == "mars" for point in found):
         state.faults.append(
             f"no entry point `mars` in group {ENTRY_POINT_GROUP}: verl-mars is not installed in {sys.prefix} "
-            "(a folder on PYTHONPATH is not enough); pip install verl-mars"
+            "(a folder on PYTHONPATH is not enough); install it there with pip"
         )
     import verl  # noqa: F401
 

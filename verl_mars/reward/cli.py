@@ -29,7 +29,7 @@ def score(
     model: Annotated[str | None, typer.Option(help="Model folder: take the frame of the boxes from it.")] = None,
     coordinates: Annotated[str | None, typer.Option(help="Frame of the boxes: pixel or a model family.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of every image, as 1280x1024, where lines do not say.")] = None,
-    label: Annotated[str, typer.Option(help="Label of true boxes that come without one.")] = "object",
+    label: Annotated[str, typer.Option(help="Label of true boxes that come without one; *: any.")] = "*",
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A reward setting, as think_in_prompt=true.")
     ] = None,

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from verl_mars.errors import DataError
+from verl_mars.file_kinds import kind_of
 from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Hints
+from verl_mars.tasks.grounding import ANY_LABEL
 from verl_mars.vision.resize import Size
 
 _MAX_LINE = 10_000_000
@@ -55,7 +57,7 @@ class Defaults:
     """What lines do not say themselves."""
 
     task: str | None = None
-    label: str = "object"
+    label: str = ANY_LABEL
     size: Size | None = None
     response_key: str | None = None
     truth_key: str | None = None
@@ -73,6 +75,8 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
     Raises:
         PredictionError: no such file, broken JSON, a missing key, or as many rows as lines are not there.
     """
+    if path.suffix != ".parquet":
+        _refuse_other_kinds(path)
     lines = list(_entries_of(path))
     if not lines:
         raise PredictionError(f"{path}: no predictions in it")
@@ -96,6 +100,16 @@ def _entries_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.suffix in (".csv", ".tsv"):
         return _table(path, "\t" if path.suffix == ".tsv" else ",")
     return _objects(path)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(64))
+    except OSError as error:
+        raise PredictionError(f"{path}: {error.strerror}") from None
+    if kind is not None and kind != "JSON text":
+        raise PredictionError(f"{path} is {kind}")
 
 
 def _table(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -240,9 +254,11 @@ def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
     Raises:
         ValueError: an unknown task, a letter without choices, a count without a number.
     """
-    if isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth)):
-        return truth
     if isinstance(truth, str):
         tagged = _TAGGED.fullmatch(truth.strip())
         truth = tagged.group(1).strip() if tagged else truth
-    return task_named(task).from_plain(truth, hints)
+    kind = task_named(task)
+    is_object = isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth))
+    if is_object and not any(key in truth for key in kind.plain_keys):
+        return truth
+    return kind.from_plain(truth, hints)

@@ -198,6 +198,9 @@ class Task(ABC, Generic[T]):
         """The answer in a text without ``<answer>``, and whether it keeps the form; (None, False): there is none."""
         return None, False
 
+    plain_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of a JSON object that is a plain ground truth, not one in the form of a row."""
+
     def from_plain(self, value: Any, hints: Hints) -> Any:
         """A ground truth as files of predictions hold it, in the form of a row; unknown forms stay as they are.
 

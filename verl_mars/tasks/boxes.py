@@ -23,15 +23,18 @@ _SINGLE = "\u2018\u2019\u201a\u201b\u2032\uff07"
 _QUOTES = str.maketrans(dict.fromkeys(_DOUBLE, '"') | dict.fromkeys(_SINGLE, "'"))
 _PUNCTUATION = str.maketrans("\uff1a\uff0c\uff3b\uff3d\uff5b\uff5d\u3001", ":,[]{},")
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<mark>[\[\]{}:,])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.|(?<=\w)'(?=\w))*)'"""
-    r"|(?P<number>-?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][-+]?\d{1,4})?)(?![\w.])|(?P<word>[^\s\[\]{}:,]+))",
+    r"""\s*(?:(?P<mark>[\[\](){}:,])|"(?P<double>(?:[^"\\]|\\.)*)"|[uUrRbB]?'(?P<single>(?:[^'\\]|\\.|(?<=\w)'(?=\w))*)'"""
+    r"|(?P<number>[-+]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][-+]?\d{1,4})?)(?![\w.])|(?P<word>[^\s\[\](){}:,]+))",
     re.DOTALL,
 )
-_BOXED = re.compile(r"\\boxed\s?\{(.*)\}", re.DOTALL)
+_BOXED = re.compile(r"\\boxed\s?\{")
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)|\"", re.DOTALL)
+_LITERALS = frozenset({"null", "None", "true", "false", "True", "False", "NaN", "nan", "Infinity", "inf"})
+_ELLIPSES = frozenset({"...", "..", "\u2026"})
 # JSON's NaN and Infinity are not numbers; whole numbers become floats at once, so that a million digits cost nothing.
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=lambda name: None)
 _FAILURES = (ValueError, RecursionError)
-_BOX_KEYS = ("bbox_2d", "bbox", "box_2d")
+BOX_KEYS = ("bbox_2d", "bbox", "box_2d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,15 @@ def read_boxes(answer: str) -> Answer:
     if len(answer) > MAX_CHARS:
         return Answer([], False, f"an answer of {len(answer)} characters is longer than {MAX_CHARS}")
     text, fences = _inside_fence(answer.translate(_QUOTES))
-    boxed = _BOXED.fullmatch(text.strip())
-    text = (boxed.group(1) if boxed else text).strip()
+    text = text.strip()
     try:
         value = _DECODER.decode(text)
     except _FAILURES:
-        values, whole = _values_in(text), False
+        values, whole = _values_in(_BOXED.sub(" ", _unescaped(text))), False
     else:
-        values, whole = [value] if isinstance(value, list | dict) else [], not boxed
+        whole = isinstance(value, list | dict)
+        values = [value] if whole else _values_in(value) if isinstance(value, str) else []
+    values = [_items_of(value) for value in values]
     if not values:
         return Answer([], False, "no JSON in the answer")
     items = [item for value in values for item in (value if _is_list_of_items(value) else [value])]
@@ -95,7 +99,21 @@ def _inside_fence(text: str) -> tuple[str, int]:
         return text, 0
     inside = [part.lstrip() for part in parts[1::2]]
     inside = [part[4:] if part[:4].lower() == "json" else part for part in inside]
-    return next((part for part in reversed(inside) if part.strip()), ""), len(parts) // 2
+    filled = next((part for part in reversed(inside) if part.strip()), None)
+    return " ".join(parts[::2]) if filled is None else filled, len(parts) // 2
+
+
+def _unescaped(text: str) -> str:
+    """A text whose quotes are all escaped, as in a string of JSON inside another, with plain quotes."""
+    return text.replace('\\"', '"') if '\\"' in text and text.count('"') == text.count('\\"') else text
+
+
+def _items_of(value: Any) -> Any:
+    """The list in an object that is no box but holds one list of boxes: ``{"objects": [...]}``."""
+    if isinstance(value, dict) and not any(key in value for key in BOX_KEYS):
+        lists = [inner for inner in value.values() if isinstance(inner, list) and _holds_box(inner)]
+        return lists[0] if len(lists) == 1 else value
+    return value
 
 
 def _values_in(text: str) -> list[Any]:
@@ -116,7 +134,7 @@ def _values_in(text: str) -> list[Any]:
 
 def _holds_box(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(key in value for key in _BOX_KEYS)
+        return any(key in value for key in BOX_KEYS)
     if not isinstance(value, list):
         return False
     return not _is_list_of_items(value) or any(
@@ -149,12 +167,18 @@ def _json_in(text: str) -> list[Any]:
 def _nearly_json(text: str) -> list[Any]:
     """The lists and objects in a text that is nearly JSON, outermost first; an object that never closes is no value.
 
+    Inside of them a Python tuple is a list; outside, round brackets are prose.
+
     One pass over the tokens with a stack of its own, so that no nesting is too deep and no text raises.
     """
     roots: list[Any] = []
     stack: list[tuple[str, list[Any]]] = []
     for match in _TOKEN.finditer(text.translate(_PUNCTUATION)):
         mark = match.group("mark")
+        if mark in ("(", ")"):
+            if not stack:
+                continue
+            mark = "[" if mark == "(" else "]"
         if mark in ("[", "{"):
             stack.append((mark, []))
         elif mark in ("]", "}"):
@@ -166,7 +190,7 @@ def _nearly_json(text: str) -> list[Any]:
                     break
                 if opened == "[":  # a list that an object closes
                     (stack[-1][1] if stack else roots).append(value)
-        elif stack and mark != ",":
+        elif stack and mark != "," and match.group("word") not in _ELLIPSES:
             stack[-1][1].append(_scalar(match))
     for opened, items in stack:  # broken off: complete objects inside lists count
         if opened == "[":
@@ -180,26 +204,38 @@ def _scalar(match: re.Match[str]) -> Any:
     if match.group("number"):
         return float(match.group("number"))
     text = match.group("double") if match.group("double") is not None else match.group("single")
-    if text is None:
-        return None  # a bare word: true, None, NaN
+    if text is None:  # a bare word: a key or a label without quotes, or true, None, NaN
+        return None if match.group("word") in _LITERALS else match.group("word")
     try:
-        return json.loads(f'"{text}"', strict=False) if "\\" in text else text
+        return json.loads(f'"{_ESCAPE.sub(_json_escape, text)}"', strict=False) if "\\" in text else text
     except ValueError:
         return text
 
 
+def _json_escape(match: re.Match[str]) -> str:
+    """An escape of Python, or a quote that its string need not escape, as JSON has it."""
+    said = match.group(1)
+    if said is None:
+        return '\\"'
+    return f"\\u00{said[1:]}" if said[0] == "x" and len(said) == 3 else "'" if said == "'" else match.group()
+
+
 def _object(items: list[Any]) -> dict[str, Any]:
-    """Keys and values around their colons; what stands elsewhere is left out."""
-    return {
-        key: items[place + 1]
-        for place, colon in enumerate(items)
-        if colon == ":" and 0 < place < len(items) - 1 and isinstance(key := items[place - 1], str)
-    }
+    """Keys and values around their colons; several texts after one colon are one, what stands elsewhere is left out."""
+    places = [place for place, item in enumerate(items) if item == ":" and 0 < place < len(items) - 1]
+    ends = [place - 1 for place in places[1:]] + [len(items)]
+    pairs = {}
+    for place, end in zip(places, ends, strict=False):
+        key, values = items[place - 1], items[place + 1 : end]
+        if isinstance(key, str) and values:
+            texts = [value for value in values if isinstance(value, str)]
+            pairs[key] = " ".join(texts) if len(texts) == len(values) > 1 else values[0]
+    return pairs
 
 
 def box_of(item: dict[str, Any]) -> Any:
     """The four numbers of an object, whichever of the usual keys they stand under."""
-    return next((item[key] for key in _BOX_KEYS if key in item), None)
+    return next((item[key] for key in BOX_KEYS if key in item), None)
 
 
 def _is_list_of_items(value: Any) -> bool:

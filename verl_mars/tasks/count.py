@@ -19,7 +19,7 @@ _CHANGERS = frozenset(
     # bounds
     "more less fewer greater smaller least most over under above below up maximum minimum max min between within from "
     "until beyond exceed exceeds exceeding or almost nearly about around approximately roughly circa approx some "
-    "another other additional "
+    "another other additional upwards excess close something hardly barely scarcely besides further extra "
     # negation
     "not no non never none neither nor without except excluding isn't aren't wasn't weren't don't doesn't can't cannot "
     "n't wrong incorrect false "
@@ -27,12 +27,14 @@ _CHANGERS = frozenset(
     "dozen dozens score hundred hundreds thousand thousands million millions billion billions trillion pair pairs "
     "couple couples trio double triple twice thrice times fold half halves third thirds quarter quarters tenth "
     "tenths fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths hundredth "
-    "squared cubed power root k m bn minus negative plus "
+    "squared cubed power root k m bn minus negative plus tens scores gross lakh lakhs crore crores ish odd "
     # hedges
     "maybe perhaps possibly probably might could may either unsure unclear unknown uncertain guess likely if but "
     "instead rather although however".split()
 )
 _AT_LEAST = re.compile(r"\b(?:at (?:least|most)|up to|or so|and (?:more|up|above|counting))\b")
+_MARKED = re.compile(r"\d(?:'|\"|\?| ?-ish\b)|\?$")
+"""A number in feet or minutes of arc, or in doubt."""
 _ZERO = re.compile(r"^(?:(?:none|nothing)\b|(?:there )?(?:is|are) (?:no|none|not any)\b)")
 
 
@@ -100,7 +102,7 @@ def only_number(text: str) -> float | None:
         return 0.0 if zero and not _hedged(words.tokens(flat[zero.end() :])) else None
     signs = any(not word[-1:].isalnum() and word != "=" for word in tokens)
     digits = any(word[:1].isdigit() and as_number(word) is None for word in tokens)
-    if len(numbers) > 1 or signs or digits or _hedged(tokens) or _AT_LEAST.search(flat):
+    if len(numbers) > 1 or signs or digits or _MARKED.search(flat) or _hedged(tokens) or _AT_LEAST.search(flat):
         return None
     return numbers.pop()
 

@@ -24,12 +24,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from verl_mars.errors import SampleError
 from verl_mars.tasks import words
 from verl_mars.tasks.base import Floats, Hints, Ratio, ScoringSettings, Task, Text, Truth, Verdict, column
-from verl_mars.tasks.boxes import Box, box_of, read_boxes
+from verl_mars.tasks.boxes import BOX_KEYS, Box, box_of, read_boxes
 from verl_mars.vision.families import Frame, frame_named
 from verl_mars.vision.resize import ImageLimits, Size
 
 MATCH_IOU = 0.5
 """A matched pair above this IoU is a found object, in ``precision``, ``recall`` and ``f1``."""
+
+ANY_LABEL = "*"
+"""The label of a true box that a box of any label matches: files of predictions may not name what is to be found."""
 
 UNKNOWN_SIZE = (10**9, 10**9)
 """The size of an image that a file of predictions does not give: boxes in its pixels need none."""
@@ -108,6 +111,7 @@ class Grounding(Task[GroundingTruth]):
         "or [] if there is none."
     )
     weights = (4.0 / 7.0, 3.0 / 7.0)  # the authors' 1 : 0.75
+    plain_keys = BOX_KEYS
     keys = ("iou", "precision", "recall", "f1", "boxes_predicted", "boxes_true")
 
     def score(self, answer: str, truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
@@ -141,10 +145,20 @@ class Grounding(Task[GroundingTruth]):
         }
 
     def from_plain(self, value: Any, hints: Hints) -> Any:
-        """A list of boxes in the first image, each as four numbers or as answers give it: ``{bbox_2d, label}``."""
+        """Boxes in the first image, each as four numbers or as answers give it (``{bbox_2d, label}``); as JSON or text.
+
+        A box without a label gets ``hints.label``.
+        """
+        if isinstance(value, str):
+            said = read_boxes(value)
+            value = [] if said.problem else [{"bbox_2d": box.corners, "label": box.label} for box in said.boxes]
+            if said.problem:
+                raise ValueError(f"ground truth of boxes: {said.problem}")
+        if isinstance(value, Mapping) or (isinstance(value, list) and _is_one_box(value)):
+            value = [value]
         if not isinstance(value, list):
             return value
-        labels = [item.get("label", hints.label) if isinstance(item, dict) else hints.label for item in value]
+        labels = [item.get("label") or hints.label if isinstance(item, dict) else hints.label for item in value]
         boxes = [box_of(item) if isinstance(item, dict) else item for item in value]
         return {"boxes": boxes, "labels": labels, "frame": 0, "size": hints.size or UNKNOWN_SIZE}
 
@@ -228,7 +242,11 @@ def _labels_agree(boxes: list[Box], truth: GroundingTruth) -> NDArray[np.bool_]:
     wanted = np.array([numbers[_label(label)] for label in truth.labels])
     unnamed = 0 if len(numbers) == 1 else -1
     given = np.array([unnamed if box.label is None else numbers.get(_label(box.label), -1) for box in boxes])
-    return given[:, None] == wanted[None, :]
+    return (given[:, None] == wanted[None, :]) | (wanted == numbers.get(ANY_LABEL, -2))[None, :]
+
+
+def _is_one_box(value: list[Any]) -> bool:
+    return len(value) == 4 and not any(isinstance(item, list | dict) for item in value)
 
 
 def _label(text: str) -> str:

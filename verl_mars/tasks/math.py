@@ -27,11 +27,17 @@ _FRACTION = re.compile(r"([-+]?)\\[dt]?frac\{?(\d{1,40})\}?\{?(\d{1,40})\}?|([-+
 _MIXED = re.compile(r"([-+]?)(\d{1,20})(?: (\d{1,20})/(\d{1,20})| ?\\[dt]?frac\{(\d{1,20})\}\{(\d{1,20})\})")
 _POWER = re.compile(r"(?:([-+]?[\d.]{1,20}) ?(?:\\times|\\cdot|\*) ?)?(\d{1,6})\^(?:\{([-+]?\d{1,4})\}|(\d))")
 _SCIENTIFIC = re.compile(r"[-+]?\d{1,20}(?:\.\d{1,20})?[eE][-+]?\d{1,3}")
-_INFINITY = re.compile(r"([-+]?) ?\\infty|([-+]?) ?(?:infinity|inf)", re.IGNORECASE)
+_INFINITY = re.compile(r"(?:([-+])|(?:(minus|negative)|plus|positive) )? ?(?:\\infty|infinity|inf)", re.IGNORECASE)
 _SPACING = re.compile(r"\\[,;:! ]|(?<=[\w}])~|\\q?quad|\\left(?![a-z])|\\right(?![a-z])")
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 _SAME = [
-    (re.compile(r"\^\{?\\circ\}?"), " \u00b0"),
+    (re.compile(r"\^\{?\\circ\}?|\\degrees?(?![a-zA-Z])"), " \u00b0"),
+    (re.compile(r"\^(?:\((-?\d{1,9})\)|(-\d{1,9}))"), r"^{\1\2}"),
+    (re.compile(r"\^(?:\{0?\.5\}|0?\.5(?!\d))"), "^{1/2}"),
+    (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r" != ?|(?<![\w)\]])!="), r"\\ne "),
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"^\s*\{([^{}]*,[^{}]*)\}\s*$"), r"\\{\1\\}"),  # a set, as people write it
     (re.compile(r"\\[dt]frac"), r"\\frac"),
@@ -47,15 +53,44 @@ _UNITS = frozenset(
     "litres ms sec second seconds minute minutes hour hours hr day days week weeks month months year years mph kmh "
     "km/h m/s hz khz mhz kw kwh mw ohm volt volts watt watts joule joules newton newtons pa kpa deg degree degrees "
     "\u00b0 dollar dollars usd eur euro euros cent cents unit units square cubic cm^2 m^2 km^2 cm^3 m^3 ft^2 in^2 "
-    "meter meters metre metres people person apples m g s h l".split()
-)
-_SAME_UNIT = {"degree": "\u00b0", "deg": "\u00b0", "inche": "inch", "feet": "ft", "litre": "liter", "metre": "meter"}
+    "meter meters metre metres people person apples m g s h l min".split()
+) | {"$", "\u20ac", "\u00a3", "\u00a5"}
+_SAME_UNIT = {
+    name: unit
+    for unit, names in {
+        "\u00b0": "degree deg",
+        "inch": "inche in",
+        "ft": "feet foot",
+        "l": "liter litre",
+        "m": "meter metre",
+        "cm": "centimeter centimetre",
+        "mm": "millimeter millimetre",
+        "km": "kilometer kilometre",
+        "g": "gram",
+        "kg": "kilogram",
+        "lb": "lbs pound",
+        "h": "hour hr",
+        "min": "minute",
+        "s": "sec second",
+        "km/h": "kmh kph",
+        "$": "dollar usd",
+        "\u20ac": "euro eur",
+    }.items()
+    for name in names.split()
+}
+_CURRENCY = re.compile("([-+]?)([$\u20ac\u00a3\u00a5]) ?(.+)", re.DOTALL)
+_UNIT_SIGNS = {"\u00b0", "\u00b5", "\u03a9", "$", "\u20ac", "\u00a3", "\u00a5"}
 _CHANGES = re.compile(
     r"\b(?:or|and|not|about|around|approximately|roughly|at least|at most|more|less|than|over|under|nearly|almost|maybe"
     r"|hundred|thousand|million|billion|trillion|dozen|percent|per cent|no|never|neither|between|up to)\b",
     re.IGNORECASE,
 )
-_RELATION = re.compile(r"<|>|\\(?:le|ge|leq|geq|ne|neq|lt|gt|approx|sim|pm|mp|neg|lnot|in|notin)(?![a-zA-Z])|!=|[~|']")
+_RELATION = re.compile(
+    r"<|>|\\(?:le|ge|leq|geq|ne|neq|lt|gt|approx|sim|pm|mp|neg|lnot|in|notin)(?![a-zA-Z])|!=|[~|']"
+    r"|\^\{?T\}?"
+)
+"""What math-verify drops: relations, negations, bars, primes, transposition."""
+_BASE = re.compile(r"\d_(?:\{(\d+)\}|(\d))")
 _NAMED = re.compile(r"^[a-zA-Z](?:_\w)?(?:\([a-z]\))? ?= ?(?=[^=])")
 _ENDS_OPEN = re.compile(r"[-+*/^=<>_]$|\\(?:times|cdot|div|pm)$|^[*/^=<>]|[^\d)\]}a-zA-Z'!]!$")
 _UNICODE = {
@@ -78,10 +113,12 @@ _UNICODE = {
     "\u03b1": "\\alpha ",
     "\u03b2": "\\beta ",
     "\u00b0": "^\\circ",
+    "\u00ba": "^\\circ",
     "\u2220": "\\angle ",
     "\u2205": "\\emptyset ",
 }
-_ROOT = re.compile(r"\u221a ?(?:\(([^()]*)\)|(\w+))")
+_ROOT = re.compile("([\u221a\u221b\u221c]) ?(?:\\(([^()]*)\\)|\\{([^{}]*)\\}|(\\w+))")
+_ROOTS = {"\u221a": "\\sqrt{", "\u221b": "\\sqrt[3]{", "\u221c": "\\sqrt[4]{"}
 _SUPERSCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a", "0123456789-+"
 )
@@ -136,8 +173,8 @@ class Math(Task[MathTruth]):
         return (found[-1], len(found) == 1) if found else (None, False)
 
     def from_plain(self, value: Any, hints: Hints) -> Any:
-        """An expression."""
-        return {"answer": value}
+        """An expression, or a number."""
+        return {"answer": str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value}
 
 
 def bare(expression: str) -> str:
@@ -158,7 +195,7 @@ def bare(expression: str) -> str:
 def plain_latex(text: str) -> str:
     """Unicode signs as LaTeX, dashes as minus, thousands together, spaces only where they keep two things apart."""
     text = _RAISED.sub(lambda match: "^{" + match.group().translate(_SUPERSCRIPTS) + "}", text)
-    text = _ROOT.sub(lambda match: "\\sqrt{" + (match.group(1) or match.group(2)) + "}", words.tidy(text))
+    text = _ROOT.sub(lambda match: _ROOTS[match.group(1)] + (match.group(match.lastindex or 4)) + "}", words.tidy(text))
     text = "".join(_UNICODE.get(sign, sign) for sign in text)
     text = _SPACING.sub(lambda match: "" if "\\l" in match.group() or "\\r" in match.group() else " ", text)
     text = _TEXT.sub(lambda match: match.group(1) if match.group(1).strip().isdigit() else f" {match.group(1)} ", text)
@@ -205,7 +242,9 @@ def settle(said: str, true: str) -> bool | None:
     for pattern in (_RELATION, _CHANGES, _DIGITS_APART, _ENDS_OPEN):
         if sorted(pattern.findall(said)) != sorted(pattern.findall(true)):
             return False
-    strange = {sign for sign in said + true if not sign.isascii()} - {"\u00b0", "\u00b5", "\u03a9"}
+    if _BASE.findall(said) not in ([], _BASE.findall(true)):
+        return False
+    strange = {sign for sign in said + true if not sign.isascii()} - _UNIT_SIGNS
     return False if strange else None
 
 
@@ -221,7 +260,7 @@ def _infinite(text: str) -> str | None:
     """The sign of an infinity, "" for another expression; None where infinity is a part of it."""
     match = _INFINITY.fullmatch(text)
     if match:
-        return "-" if "-" in match.group() else "+"
+        return "-" if match.group(1) == "-" or match.group(2) else "+"
     return None if "\\infty" in text else ""
 
 
@@ -241,12 +280,18 @@ def _without_units(said: str, true: str) -> tuple[str, str] | None:
 
 def _split_unit(text: str) -> tuple[str, str]:
     """An expression and the unit at its end: words of two letters and more, known ones, or a degree sign."""
+    currency = _CURRENCY.fullmatch(text)
+    if currency is not None:
+        return currency.group(1) + currency.group(3), currency.group(2)
     match = _UNIT.fullmatch(text)
     if match is None:
         return text, ""
-    unit = match.group(2).strip().casefold()
+    *power, unit = match.group(2).strip().casefold().replace("{", "").replace("}", "").rsplit(" ", 1)
     single = unit.rstrip("s") if len(unit) > 3 else unit
-    unit = _SAME_UNIT.get(single, single)
+    unit = " ".join([*power, _SAME_UNIT.get(single, single)])
+    for word, exponent in (("square ", "^2"), ("cubic ", "^3")):
+        if unit.startswith(word) and len(unit) > len(word):
+            unit = unit.removeprefix(word) + exponent
     plain = text[match.end(1) :].startswith(" ") and unit.replace(" ", "").isalpha()
     if unit in _UNITS or match.group(2).strip().casefold() in _UNITS or plain or unit == "%":
         return match.group(1), unit

@@ -29,7 +29,7 @@ def ask(gold: str, answer: str, seconds: float) -> tuple[bool, str]:
     """
     global _process, _ready
     if importlib.util.find_spec("math_verify") is None:
-        raise ModuleNotFoundError('the task math needs math-verify: pip install "verl-mars[math]"')
+        raise ModuleNotFoundError('the task math needs math-verify: pip install "math-verify>=0.9"')
     with _lock:
         if _process is None or _process.poll() is not None:
             _process, _ready = _start(), False

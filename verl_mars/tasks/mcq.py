@@ -17,13 +17,14 @@ from verl_mars.errors import SampleError
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 
-_LETTER = re.compile(r"[(\[<{]?([A-Za-z])[)\]>}]?[.:]?")
-_LETTER_FIRST = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])[.):,])[.:,]?\s*(\S.*)", re.DOTALL)
+_LETTER = re.compile(r"[(\[<{]?([A-Za-z])[)\]>}]?[.:,;!]?")
+_LETTER_FIRST = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])[.):,;/-])[.:,]?\s*(\S.*)", re.DOTALL)
 _LETTER_WORD_FIRST = re.compile(r"([A-Zb-z])(?: - |[ \n])(\S.*)", re.DOTALL)  # a small a before a word is an article
 _LETTER_LAST = re.compile(r"(.*\S) ?[(\[]([A-Za-z])[)\]]\.?", re.DOTALL)
 _IS_RIGHT = re.compile(
-    r" ?(?:is|\u662f)? ?(?:the )?(?:correct|right|best|\u6b63\u786e\u7684?|\u5bf9\u7684?)"
-    r"(?: (?:answer|option|choice|one)|\u7b54\u6848)?\.?$",
+    r" ?(?:\u9009?\u9879)?(?:(?:is|\u662f)? ?(?:the )?(?:correct|right|best|\u6b63\u786e\u7684?|\u5bf9\u7684?)"
+    r"(?: (?:answer|option|choice|one)|\u7b54\u6848)?|is (?:the|my) (?:final )?(?:answer|choice|one)"
+    r"|(?<=\u9879))\.?$",
     re.IGNORECASE,
 )
 _CHOICES = re.compile(r"\[([^\[\]]{1,2000})\]")
@@ -82,7 +83,11 @@ class Mcq(Task[McqTruth]):
             return value
         question = hints.question if isinstance(hints.question, str) else ""
         choices = hints.choices if isinstance(hints.choices, list) else choices_in(question)
-        position = _named(words.tidy(value), [words.tidy(str(choice)) for choice in choices]) if choices else None
+        position = (
+            _named(words.unwrapped(words.tidy(value)), [words.tidy(str(choice)) for choice in choices])
+            if choices
+            else None
+        )
         if position is None:
             raise ValueError(
                 f"ground truth {value!r} names none of {len(choices)} choices; give the choices as `choices` in the "
@@ -108,6 +113,7 @@ def choices_in(question: str) -> list[str]:
 def _named(text: str, choices: list[str]) -> int | None:
     """The index of the choice that a tidied answer names, None where it names none or contradicts itself."""
     strict = [words.folded_form(choice) for choice in choices]
+    plain = [words.plain_form(choice) for choice in choices]
     form = words.weakest_form(choices)
     bare = words.without_lead(text)
     for said in dict.fromkeys((text, bare, _IS_RIGHT.sub("", bare))):
@@ -116,6 +122,8 @@ def _named(text: str, choices: list[str]) -> int | None:
             return _index(letter.group(1), choices)
         if strict.count(words.folded_form(said)) == 1:
             return strict.index(words.folded_form(said))
+        if plain.count(words.plain_form(said)) == 1:  # "b >= 3" is a text, not letter b with one
+            return plain.index(words.plain_form(said))
         match = _LETTER_FIRST.fullmatch(said) or _LETTER_WORD_FIRST.fullmatch(said)
         if match:
             *letters, rest = match.groups()

@@ -15,8 +15,8 @@ _NUMBER = re.compile(r"-?(?:\d{1,40})(?:\.\d{1,40})?")
 _DIGITS = "\u96f6\u3007\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"
 _CHINESE = re.compile(
     rf"(?:\u56fe\u4e2d|\u753b\u9762\u4e2d|\u56fe\u7247\u4e2d)?(?:\u4e00\u5171|\u603b\u5171|\u5171)?[\u6709\u662f]?"
-    rf"(\d{{1,12}}|[{_DIGITS}\u4e24\u5341\u767e\u5343\u4e07]{{1,12}})"
-    r"(?:[\u4e2a\u4eba\u53ea\u8f86\u5f20\u6761\u4f4d\u672c\u68f5\u5ea7\u6735\u53f0\u628a\u4ef6\u53ea\u67b6\u8258\u5339"
+    rf"(\d{{1,12}}|[{_DIGITS}\u4e24\u5169\u5341\u767e\u5343\u4e07]{{1,12}})"
+    r"(?:[\u4e2a\u500b\u4eba\u53ea\u8f86\u5f20\u6761\u4f4d\u672c\u68f5\u5ea7\u6735\u53f0\u628a\u4ef6\u53ea\u67b6\u8258\u5339"
     r"\u5934\u540d\u6240\u5bb6\u68f5\u680b\u5757\u7247\u8282\u6839\u652f\u53ea\u526f\u76cf\u6247\u9762]"
     r"[^\W\d_]{0,4}?)?"
 )
@@ -119,14 +119,17 @@ def chinese_number(text: str) -> float | None:
         return float(said)
     if len(said) > 1 and not set(said) & set("\u5341\u767e\u5343\u4e07"):
         return None  # digits in a row: a label, or a mistake
-    total, section, digit = 0, 0, 0
+    total, section, digit, scale = 0, 0, 0, 10
     scales = {"\u5341": 10, "\u767e": 100, "\u5343": 1000}
     for sign in said:
         if sign in scales:
             section += (digit or 1) * scales[sign]
-            digit = 0
+            digit, scale = 0, scales[sign]
         elif sign == "\u4e07":
-            total, section, digit = (section + digit) * 10_000, 0, 0
+            total, section, digit, scale = (section + digit) * 10_000, 0, 0, 10_000
         else:
-            digit = 2 if sign == "\u4e24" else max(0, _DIGITS.index(sign) - 1)
+            digit = 2 if sign in "\u4e24\u5169" else max(0, _DIGITS.index(sign) - 1)
+            scale = scale if digit else 10
+    if scale > 10:  # "\u4e00\u767e\u4e94" is 150: a last digit counts in the next scale, but after a zero
+        digit *= scale // 10
     return float(total + section + digit)

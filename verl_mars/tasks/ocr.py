@@ -65,5 +65,4 @@ def similarity(text: str, reading: str) -> float:
     """1 - NL, 0 below the threshold."""
     from rapidfuzz.distance import Levenshtein
 
-    value = float(Levenshtein.normalized_similarity(text, reading))
-    return value if value >= THRESHOLD else 0.0
+    return float(Levenshtein.normalized_similarity(text, reading, score_cutoff=THRESHOLD))

@@ -22,19 +22,27 @@ from pydantic import Field
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 from verl_mars.tasks.count import only_number
-from verl_mars.tasks.numbers import as_number
+from verl_mars.tasks.numbers import as_number, chinese_number
 
-_FIRST = re.compile(r"(yes|no)(?=$|[,.;:!]|\n| \(| - )")
+_FIRST = re.compile(
+    r"(yes|no)(?=$|[,.;:!]|\n| [(\[]| --? | (?:there|it|he|she|they|i|we|this|that|these|those) )"
+    r"|(yeah|yep|yup|\u662f\u7684?|\u5bf9\u7684?|\u6709)(?=$|[,.!])|(nope|nah|\u4e0d\u662f?|\u5426|\u6ca1\u6709|\u65e0)(?=$|[,.!])"
+)
 _LAST = re.compile(r"(?:^|[,.;:!] |\n|\bso |\bis |\bis: )(yes|no)[.!]?$")
+_CHINESE_AGAINST = {
+    "yes": re.compile("[\u4e0d\u6ca1\u5426\u65e0\u6216]|\u53ef\u80fd|\u4e5f\u8bb8"),
+    "no": re.compile("[\u662f\u6216]\u7684|\u53ef\u80fd|\u4e5f\u8bb8|(?<!\u6ca1)\u6709"),
+}
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
-_YES, _NO = frozenset({"yes", "yeah", "yep"}), frozenset({"no", "nope", "nah"})
+_YES, _NO = frozenset({"yes", "yeah", "yep", "yup"}), frozenset({"no", "nope", "nah"})
 _NOT = frozenset(
     "not never none nothing neither nor cannot without isn't aren't wasn't weren't don't doesn't didn't can't couldn't "
     "won't wouldn't".split()
 )
 _HEDGES = frozenset(
     "or but maybe perhaps possibly probably might could may unsure uncertain unclear unknown either sometimes partly "
-    "depends depending guess mean actually wait however although though unless if rather likely unlikely".split()
+    "depends depending guess mean actually wait however although though unless if rather likely unlikely hardly barely "
+    "scarcely doubt doubtful".split()
 )
 
 
@@ -72,7 +80,7 @@ class Vqa(Task[VqaTruth]):
         if forms.keys() <= {"yes", "no"}:
             verdict = yes_or_no(bare)
             return Verdict(float(verdict in forms), verdict or words.weak_form(bare))
-        numbers = {as_number(accepted) for accepted in forms}
+        numbers = {number_in(accepted) for accepted in forms}
         number = None if None in numbers else only_number(bare)
         if number is not None:
             return Verdict(float(number in numbers), f"{number:g}")
@@ -88,6 +96,11 @@ class Vqa(Task[VqaTruth]):
         return " or ".join(truth.answers)
 
 
+def number_in(form: str) -> float | None:
+    """The number that an accepted answer is, in digits or in Chinese with its counter."""
+    return as_number(form) if form.isascii() else chinese_number(form)
+
+
 def yes_or_no(tidied: str) -> str | None:
     """The verdict of an answer to a yes/no question: "yes", "no" or None.
 
@@ -95,10 +108,16 @@ def yes_or_no(tidied: str) -> str | None:
     """
     text = tidied.casefold()
     first, last = _FIRST.match(text), _LAST.search(text)
-    verdicts = {match.group(1) for match in (first, last) if match is not None}
+    verdicts = {_verdict(match) for match in (first, last) if match is not None}
     said = set(_WORD.findall(text))
     if len(verdicts) != 1 or said & _HEDGES:
         return None
     verdict = verdicts.pop()
     against = _NO | _NOT if verdict == "yes" else _YES
-    return None if said & against else verdict
+    if said & against or not text.isascii() and _CHINESE_AGAINST[verdict].search(text, first.end() if first else 0):
+        return None
+    return verdict
+
+
+def _verdict(match: re.Match[str]) -> str:
+    return match.group(1) or ("yes" if match.group(2) else "no")

@@ -16,7 +16,7 @@ ARTICLES = frozenset({"a", "an", "the"})
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _SIGNS = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'")
-    | dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u300c\u300d\u300e\u300f\u2033", '"')
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u300a\u300b\u300c\u300d\u300e\u300f\u2033", '"')
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63", "-")
     | {"\u3002": ".", "\u3001": ",", "\u3010": "[", "\u3011": "]", "\u2044": "/", "`": None, "\ufeff": None}
     | dict.fromkeys(code for code in range(32) if chr(code) not in "\t\n\r")
@@ -29,23 +29,32 @@ _BREAK = re.compile(r"\s*[\r\n]\s*")
 
 _TOKEN = re.compile(
     r"(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?P<glued>[^\W_]*)"
-    r"|(?P<word>[^\W_]+(?:'[^\W_]+)*)(?P<plus>\+\+?|\#)?"
-    r"|(?P<sign>[^\w\s])"
+    r"|(?P<word>[^\W_]+(?:'[^\W_]+)*)(?P<plus>\+\+(?!\w)|\+(?! ?\w)|\#(?!\w))?"
+    r"|(?P<sign>[<>!]=|[^\w\s])"
 )
 _DROPPED = frozenset(".,;:?!'\"()[]{}\u2026\u2022\u00bf\u00a1_\u00b7")
 _UNARY_WORDS = {"minus": "-", "negative": "-", "plus": "+"}
 _SAID_SIGNS = {"percent": "%", "percents": "%", "degree": "\u00b0", "degrees": "\u00b0", "&": "and"}
+_SAID_SIGNS |= {"<=": "\u2264", ">=": "\u2265", "!=": "\u2260"}
 
+_BEST = r"(?:(?:final|correct|right|best|most likely|most appropriate) )*"
 _LEAD = re.compile(
-    r"^(?:(?:so|thus|therefore|hence|ok|okay|well)\b[,: ]*)?(?:"
-    r"(?:(?:my|the) )?(?:(?:final|correct|right|best|most likely|most appropriate) )*"
-    r"(?:answer|option|choice)(?: (?:is|would be|should be|must be))?(?: (?:option|choice))?(?=[ :=(\[]|$) ?[:=]? ?"
-    r"|(?:it is|it's|its|i choose|i pick|i select|i would choose) "
-    r"|(?:\u56e0\u6b64|\u6240\u4ee5)?[,: ]*(?:(?:\u6700\u7ec8|\u6b63\u786e)?(?:\u7b54\u6848|\u9009\u9879)"
-    r"(?:\u5e94\u8be5?)?(?:\u662f|\u4e3a)?|\u5e94?\u8be5?\u9009\u62e9?)[: ]*)?",
+    r"^(?:(?:so|thus|therefore|hence|ok|okay|well)\b[,: ]*)?(?:(?:i|we) (?:think|believe|conclude)(?: that)? )?(?:"
+    rf"(?:(?:my|the) )?{_BEST}(?:answer|ans|option|choice|letter)(?: (?:is|would be|should be|must be))?"
+    r"(?: (?:option|choice|letter))?(?=[ .:=(\[]|$)(?: - (?!\d)| ?[:=]|\.(?= ))? ?"
+    r"|(?:it is|it's|its|it must be|(?:i |i'd |i will |i would )?(?:choose|pick|select|go with)) "
+    r"(?:(?:option|choice) )?"
+    r"|(?:\u56e0\u6b64|\u6240\u4ee5|\u6545|\u7efc\u4e0a)?[,: ]*(?:"
+    r"(?:\u6700\u7ec8|\u6b63\u786e)?(?:\u7684)?(?:\u7b54\u6848|\u9009\u9879|\u6570\u91cf|\u603b\u6570|\u4eba\u6570)"
+    r"(?:\u5e94\u8be5?)?(?:\u662f|\u4e3a|\u9009\u62e9?)?|\u6211?\u5e94?\u8be5?\u9009\u62e9?)[: ]*)?",
     re.IGNORECASE,
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox|text|mathrm|textbf|mathbf)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
+_HEADING = re.compile(r"^#{1,6} ")
+_LATEX_SIGN = re.compile(r"\\(leq?|geq?|neq?|lt|gt|times|div|pm|rightarrow|leftarrow|to|degree|%|\$|&|#)(?![a-zA-Z])")
+_LATEX_SIGNS = {"le": "\u2264", "leq": "\u2264", "ge": "\u2265", "geq": "\u2265", "ne": "\u2260", "neq": "\u2260"}
+_LATEX_SIGNS |= {"lt": "<", "gt": ">", "times": "\u00d7", "div": "\u00f7", "pm": "\u00b1", "degree": "\u00b0"}
+_LATEX_SIGNS |= {"rightarrow": "\u2192", "to": "\u2192", "leftarrow": "\u2190"} | dict(zip("%$&#", "%$&#", strict=True))
 _WRAPPINGS = (('"', '"'), ("'", "'"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("<", ">"))
 
 
@@ -90,14 +99,18 @@ def _plain_sign(sign: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """A tidied answer without what people wrap it in: one ``\\boxed{}``, dollars of LaTeX, quotes."""
+    """A tidied answer without what people wrap it in: one ``\\boxed{}``, dollars of LaTeX, quotes, a heading's "#"."""
+    if text.startswith("#"):
+        text = _HEADING.sub("", text)
+    if "\\" in text:
+        text = _LATEX_SIGN.sub(lambda match: _LATEX_SIGNS[match.group(1)], text)
     for _ in range(3):
         if text.startswith("\\"):
             match = _BOXED.fullmatch(text.rstrip(".").strip())
             text = match.group(1).strip() if match else text
         for left, right in _WRAPPINGS:
-            if len(text) > len(left + right) and text.startswith(left) and text.endswith(right):
-                inside = text[len(left) : len(text) - len(right)]
+            if len(text) > len(left + right) and text.startswith(left) and text.endswith((right, right + ".")):
+                inside = text[len(left) : len(text.removesuffix(".")) - len(right)]
                 text = inside.strip() if left not in inside and right not in inside else text
     return text
 
@@ -240,10 +253,13 @@ def _has_word(match: re.Match[str]) -> bool:
 
 
 def _carries_meaning(sign: str, text: str, match: re.Match[str], before: str) -> bool:
-    """A colon or comma between digits, a factorial."""
+    """A colon between numbers, a prime after a number, a factorial."""
     after = text[match.end()] if match.end() < len(text) else " "
-    if sign in ":,":
-        return before.isdigit() and after.isdigit()
+    if sign == ":":
+        left, right = text[: match.start()][-2:].strip(), text[match.end() : match.end() + 2].strip()
+        return before.isspace() == after.isspace() and left[-1:].isdigit() and right[:1].isdigit()
+    if sign in "'\"":  # feet, inches, minutes of arc
+        return before.isdigit() and text.count(sign) == 1
     if sign == "!":
         letters = text[: match.start()]
         alone = len(letters) == 1 or not letters[-2:-1].isalnum()

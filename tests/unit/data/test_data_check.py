@@ -14,6 +14,7 @@ from PIL import Image
 from verl_mars.data import check as module
 from verl_mars.data.check import check_files
 from verl_mars.data.cures import CURES
+from verl_mars.data.row_checks import RowRules
 from verl_mars.data.schema import ARROW_SCHEMA, arrow_schema, write_rows
 from verl_mars.errors import DataError, SampleError
 
@@ -40,6 +41,37 @@ def test_right_files_have_no_fault(tmp_path, make_row):
 
 IMAGE_PAIR = "<image><image>"
 SOURCE = {"name": "rgb", "images": [0], "prompt": None, "ground_truth": None}
+
+
+def test_videos_beside_images_need_prompts_of_the_sources(make_row):
+    def problems(row, **rules):
+        return [problem.message for problem in RowRules(**rules).problems(row) if problem.code == "videos"]
+
+    row = make_row(0, videos=["/film.mp4"])
+    (message,) = problems(row)
+    assert "a session of one source would still be shown the videos" in message
+    assert problems(row, need_sources=False) == [], "a run without anchors has no such session"
+    row["sources"][0]["prompt"] = "<image>What?"
+    assert problems(row) == []
+
+
+def test_what_tools_get_is_said_a_source(tmp_path, make_row):
+    shown = {"zoom": {"images": ["rgb", "ir"]}}
+    row = make_row(0, extra={"tools_kwargs": shown})
+    found = {problem.key: problem.message for problem in RowRules().problems(row) if problem.code == "tools"}
+    assert set(found) == {"sources[0].tools_kwargs", "sources[1].tools_kwargs"}
+    assert "could show a session of this source the others" in found["sources[0].tools_kwargs"]
+    for source, said in zip(row["sources"], ('{"zoom": {"images": ["rgb"]}}', "[1]"), strict=True):
+        source["tools_kwargs"] = said
+    problems = [problem for problem in RowRules().problems(row) if problem.code == "tools"]
+    assert [problem.key for problem in problems] == ["sources[1].tools_kwargs"] and "'[1]'" in problems[0].message
+    row["sources"][1]["tools_kwargs"] = "{}"
+    zoom = pa.struct({"zoom": pa.struct({"images": pa.list_(pa.string())})})
+    schema = arrow_schema(tools=True, extra_info={"tools_kwargs": zoom})
+    write_rows(tmp_path / "a.parquet", [row], schema=schema)
+    assert check_files([tmp_path / "a.parquet"]).ok
+    written = pq.read_table(tmp_path / "a.parquet").to_pylist()[0]["sources"]
+    assert [source["tools_kwargs"] for source in written] == ['{"zoom": {"images": ["rgb"]}}', "{}"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -358,6 +359,32 @@ def test_numpy_depth_and_scale(root, run):
     assert "no NumPy array that can be read" in rejected(run, "manifest", root, out=root.parent / "b")[0]
     np.save(root / "d.npy", np.zeros((2, 3, 4)))
     assert "shape (H, W)" in rejected(run, "manifest", root, out=root.parent / "c")[0]
+
+
+def exr(path, **channels):
+    openexr = pytest.importorskip("OpenEXR")
+    openexr.File({"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}, channels).write(str(path))
+
+
+def test_openexr_depth(root, run, monkeypatch):
+    depth = np.linspace(1, 5, 64 * 48, dtype=np.float32).reshape(48, 64)
+    exr(root / "d.exr", Z=depth, Y=np.zeros_like(depth))
+    source = {"name": "depth", "images": {"path": "d.exr", "kind": "depth", "unit": "m"}}
+    line = {"id": 1, "question": "Is it?", "answer": "yes", "sources": [{"name": "rgb", "images": "rgb/1.png"}, source]}
+    write(root / "manifest.jsonl", line)
+    result = run("manifest", root, val_fraction=0.0)
+    row = pq.read_table(result.files["train"][0]).to_pylist()[0]
+    note = json.loads(row["extra_info"]["notes"])["rendered"]["1"]
+    assert row["extra_info"]["image_sizes"][1] == [64, 48] and 1000 < note["near"] < 1200 and 4000 < note["far"] < 5000
+    exr(root / "d.exr", R=depth, G=depth, B=depth)
+    assert "channels B, G, R; one channel is needed" in rejected(run, "manifest", root, out=root.parent / "b")[0]
+    whole = (root / "d.exr").read_bytes()
+    for number, content in enumerate((whole[:-40], whole[:60], b"no image", b"")):
+        (root / "d.exr").write_bytes(content)
+        assert "no OpenEXR image" in rejected(run, "manifest", root, out=root.parent / f"broken{number}")[0]
+    (root / "d.exr").write_bytes(whole)
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)  # as where the extra is not installed
+    assert 'pip install "verl-mars[exr]"' in rejected(run, "manifest", root, out=root.parent / "d")[0]
 
 
 def test_data_urls_of_records_are_read(root, rows):

@@ -5,29 +5,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import raw_sets
+from converted import by_id, rejects, rows_of, truth
 from PIL import Image
 
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
 from verl_mars.data.schema import ARROW_SCHEMA
 from verl_mars.errors import DataError, UserError
-
-
-def rows_of(result, split=None):
-    files = [f for name, part in result.files.items() for f in part if split in (None, name)]
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-def by_id(result):
-    return {row["extra_info"]["sample_id"]: row for row in rows_of(result)}
-
-
-def truth(row):
-    return json.loads(row["reward_model"]["ground_truth"])
-
-
-def rejects(result):
-    return [json.loads(line) for line in (result.out / "rejects.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", raw_sets.SETS)
@@ -309,101 +293,6 @@ def test_sunrgbd_files_that_are_no_matlab(raw, run):
     (root / "SUNRGBDMeta2DBB_v2.mat").write_bytes(b"MATLAB 7.3 MAT-file" + bytes(200))
     with pytest.raises(DataError, match="MATLAB"):
         run("sunrgbd", root)
-
-
-def test_manifest_of_ones_own(raw, run):
-    rows = by_id(run("manifest", raw("manifest"), val_fraction=0.5))
-    six, lone, pair = rows["six"], rows["mcq"], rows["unaligned"]
-    assert [s["images"] for s in six["sources"]] == [[k] for k in range(6)] and truth(six) == {"value": 3}
-    assert lone["sources"][0]["images"] == [0, 1] and "A. a road\nB. a yard" in lone["prompt"][0]["content"]
-    assert "A. a road\nB. a yard" in lone["sources"][0]["prompt"]
-    assert truth(pair)["size"] == [64, 48]
-    own = json.loads(pair["sources"][1]["ground_truth"])
-    assert own == {"boxes": [[4, 4, 20, 20]], "labels": ["car"], "frame": 1, "size": [40, 32]}
-    assert "Is the warmest part on the left?" in rows["0"]["sources"][1]["prompt"]
-    assert rows["0"]["sources"][0]["prompt"].startswith("Photograph: <image>\n")
-    assert rows["0"]["data_source"] == "manifest"
-
-
-GOOD = {"id": "new", "question": "q", "answer": "a", "sources": [{"name": "rgb", "images": "rgb/0.jpg"}]}
-
-
-@pytest.mark.parametrize(
-    ("line", "code", "says"),
-    [
-        ("{", "record", "broken JSON"),
-        ('"text"', "record", "Input should be"),
-        ({**GOOD, "colour": 1}, "record", "colour: unknown key; allowed: answer, letter"),
-        (
-            {"id": "new", "qestion": "q", **{k: GOOD[k] for k in ("answer", "sources")}},
-            "record",
-            "did you mean 'question'?",
-        ),
-        ({k: GOOD[k] for k in ("id", "answer", "sources")}, "record", "question: is missing"),
-        ({**GOOD, "answer": 3}, "record", "answer: Input should be a valid string or a valid list, given 3"),
-        (
-            {**GOOD, "sources": [{"name": "rgb", "image": "rgb/0.jpg"}]},
-            "record",
-            "sources[0].image: unknown key; did you mean 'images'?",
-        ),
-        ({**GOOD, "sources": ["rgb/0.jpg"]}, "record", "sources[0]: Input should be an object with"),
-        (
-            {**GOOD, "sources": [{"name": "rgb", "images": {"file": "rgb/0.jpg"}}]},
-            "record",
-            "sources[0].images.file: unknown key",
-        ),
-        ({**GOOD, "answer": None, "boxes": [[1, 1, 5]], "labels": "car"}, "record", "boxes[0][3]: is missing"),
-        ({**GOOD, "answer": None}, "record", "answer, letter, count, boxes"),
-        ({**GOOD, "count": 3}, "record", "count and vqa"),
-        ({**GOOD, "question": "what is <image>?"}, "media_tag", "<image>"),
-        ({**GOOD, "question": " "}, "record", "question"),
-        ({**GOOD, "answer": " "}, "answer", "empty"),
-        ({**GOOD, "sources": []}, "record", "sources"),
-        ({**GOOD, "sources": [{"name": "rgb", "images": []}]}, "source_images", "rgb"),
-        ({**GOOD, "sources": [*GOOD["sources"], *GOOD["sources"]]}, "source_name", "2 times"),
-        ({**GOOD, "sources": [{"name": "rgb", "images": "no.jpg"}]}, "missing_image", "no.jpg"),
-        ({**GOOD, "sources": [{"name": "rgb", "images": "../../../etc/hosts"}]}, "outside_root", "leaves"),
-        ({**GOOD, "sources": [{"name": "rgb", "images": "/etc/hosts"}]}, "outside_root", "leaves"),
-        ({**GOOD, "answer": None, "boxes": [[1, 1, 1, 5]], "labels": "car"}, "zero_area", "no area"),
-        ({**GOOD, "answer": None, "boxes": [[1, 1, 100, 5]], "labels": "car"}, "box", "64 x 48"),
-        (
-            {**GOOD, "answer": None, "boxes": [[1, 1, 5, 5]], "labels": "car", "size": [99, 99]},
-            "size_mismatch",
-            "99 x 99",
-        ),
-        ({**GOOD, "answer": None, "boxes": [[1, 1, 5, 5]], "labels": "car", "frame": 3}, "box", "image 3"),
-        ({**GOOD, "answer": None, "boxes": [[1, 1, 5, 5]], "labels": ["a", "b"]}, "box", "2 labels"),
-        ({**GOOD, "answer": None, "letter": "C", "choices": ["a", "b"]}, "choices", "2 choices"),
-        ({**GOOD, "task": "math", "answer": ["1", "2"]}, "answer", "one answer"),
-        ({**GOOD, "id": 0}, "duplicate_id", "'0'"),
-        ({**GOOD, "split": "../up"}, "record", "split"),
-    ],
-)
-def test_a_wrong_line_is_rejected_and_the_others_go_on(raw, run, line, code, says):
-    root = raw("manifest")
-    with open(root / "manifest.jsonl", "a") as file:
-        file.write(
-            (line if isinstance(line, str) else json.dumps(line)) + "\n\n" + json.dumps(GOOD | {"id": "end"}) + "\n"
-        )
-    result = run("manifest", root, max_reject=0.5)
-    assert result.rows == 10 and "end" in by_id(result)
-    (reject,) = rejects(result)
-    assert reject["code"] == code and says in reject["message"], reject
-    assert reject["origin"] == "manifest.jsonl, line 10"
-
-
-def test_a_manifest_that_is_no_text(raw, run):
-    root = raw("manifest")
-    (root / "manifest.jsonl").write_bytes(b"\xff\xfe{")
-    with pytest.raises(DataError, match="UTF-8"):
-        run("manifest", root)
-
-
-def test_a_manifest_that_is_one_list_is_told_how_to_become_lines(raw, run):
-    root = raw("manifest")
-    (root / "manifest.jsonl").write_text(json.dumps([GOOD], indent=1))
-    with pytest.raises(DataError, match="one object a line is needed: `jq"):
-        run("manifest", root)
 
 
 def test_broken_json_files_say_where(raw, run):

@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 import time
+from functools import partial
 from itertools import product
 
 import mutants
@@ -27,7 +28,8 @@ TAGS = st.lists(
 TASKS = st.sampled_from(sorted(mutants.TRUTHS))
 VARIANTS = st.sampled_from(["mars", "authors"])
 
-TRUTHS = mutants.TRUTHS | {"math": {"answer": "3"}, "ocr": {"answers": ["Exit 42", "Main Street"]}}
+OCR = {"ocr": {"answers": ["Exit 42", "Main Street"]}}
+TRUTHS = mutants.TRUTHS | OCR | {"math": {"answer": "3"}}
 
 
 def score(task, text, **settings):
@@ -77,15 +79,21 @@ def test_any_json_gets_a_score(value, variant, coordinates):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_mutants_get_a_score():
-    scores = []
-    for index, (task, truth, text) in enumerate(mutants.outputs(100_000)):
-        variant = "authors" if index % 10 == 9 else "mars"
-        result = compute_score("any", text, truth, {"task": task}, variant=variant)
+    """In at most 50 ms of processor time each, in the best of four runs: the machine may be busy."""
+    scores, slow = [], {}
+    for index, (task, truth, text) in enumerate(mutants.outputs(100_000, of=mutants.TRUTHS | OCR)):
+        variant = "authors" if index % 11 == 9 and task in mutants.TRUTHS else "mars"
+        call = partial(compute_score, "any", text, truth, {"task": task}, variant=variant)
+        start = time.process_time()
+        result = call()
+        if time.process_time() - start > 0.05 and min(_seconds(call) for _ in range(3)) > 0.05:
+            slow[task] = text
         if index % 50 == 0:
             check(result, variant)
         assert math.isfinite(result["score"])
         scores.append(result["acc"])
     assert 0.0 < sum(map(bool, scores)) / len(scores) < 0.5, "the mutants are all right or all wrong: no test"
+    assert not slow
 
 
 @pytest.mark.parametrize(

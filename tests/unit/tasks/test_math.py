@@ -11,7 +11,7 @@ from verl_mars.tasks import math_process
 from verl_mars.tasks.math import bare
 
 needs_math_verify = pytest.mark.skipif(
-    importlib.util.find_spec("math_verify") is None, reason='needs math-verify: pip install "verl-mars[math]"'
+    importlib.util.find_spec("math_verify") is None, reason='needs math-verify: pip install "math-verify>=0.9"'
 )
 
 
@@ -76,7 +76,7 @@ def test_a_process_that_died_is_started_again():
 
 def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "verl-mars\[math\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "math-verify>=0.9"'):
         score("2x", "x+x")
     assert score("2x", "2x")["acc"] == 1.0, "equal text needs no math-verify"
 

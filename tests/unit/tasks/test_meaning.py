@@ -1,7 +1,9 @@
 """What changes the meaning of a right answer takes its point away; what does not leaves it."""
 
 import itertools
+import json
 import random
+from pathlib import Path
 
 import meaning
 import pytest
@@ -43,6 +45,20 @@ def test_no_change_of_meaning_earns_a_point_in_twenty_thousand(task):
     if task == "math":
         pytest.importorskip("math_verify")
     assert changes_that_earn_a_point(task, 20_000, seed=0) == []
+
+
+LINES = (Path(__file__).parent / "answers.jsonl").read_text(encoding="utf-8").split("\n")
+KINDS = [json.loads(line) for line in LINES if line]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind['task']}-{json.dumps(kind['truth'])[:60]}")
+def test_answers_of_every_kind(kind):
+    """Per truth the answers that must earn their point, and those that must not."""
+    if kind["task"] == "math":
+        pytest.importorskip("math_verify")
+    scores = {answer: acc(kind["task"], kind["truth"], answer) for answer in kind["right"] + kind["wrong"]}
+    assert [answer for answer in kind["right"] if scores[answer] != 1.0] == []
+    assert [answer for answer in kind["wrong"] if scores[answer] == 1.0] == []
 
 
 @pytest.mark.parametrize(("task", "truth", "answers"), RIGHT)

@@ -13,8 +13,8 @@ _STARTS = (
     (b"\xff\xfe", "UTF-16 text: `iconv -f UTF-16 -t UTF-8` makes it UTF-8"),
     (b"\xfe\xff", "UTF-16 text: `iconv -f UTF-16 -t UTF-8` makes it UTF-8"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: `git lfs pull` fetches it"),
-    (b"\x93NUMPY", "a NumPy array: only depth and intensity images may be .npy files"),
-    (b"\x76\x2f\x31\x01", "an OpenEXR image: convert it to a 16-bit PNG or a float TIFF"),
+    (b"\x93NUMPY", "a NumPy array: name it .npy, and it is read as depth or intensity"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image: name it .exr, and it is read as depth or intensity (extra `exr`)"),
     (b"\x89HDF", "an HDF5 file"),
     (b"%PDF", "a PDF: render its pages to PNG files, one source a page"),
     (b"\x89PNG", "a PNG image"),
@@ -33,6 +33,8 @@ def kind_of(head: bytes) -> str | None:
         if head[8:12] in _HEIF:
             return "a HEIC image, which Pillow does not read: convert it to JPEG or PNG (`heif-convert`)"
         return "an AVIF image" if head[8:12] in (b"avif", b"avis") else "a video: extract its frames"
+    if len(head) > 3 and head[0] and not head[1] and head[2] and not head[3]:
+        return "UTF-16 text without a byte order mark: `iconv -f UTF-16LE -t UTF-8` makes it UTF-8"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(_HTML):
         return "an HTML or XML page, perhaps an error message that was downloaded in its place"

@@ -151,7 +151,9 @@ def main() -> None:
         "arms": arms,
         "same": same(*runs.values()),
     }
-    report.publish("images", result, table(result))
+    file = report.RESULTS / "images.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{table(result)}\n\nresults: {file}")
 
 
 if __name__ == "__main__":

@@ -49,19 +49,28 @@ HOOKS: Mapping[str, Hook] = {
     ),
     "PPOTrainer._dump_generations": Hook(
         "inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
-        ("trainer.reward_details.RewardDetails", "trainer.token_dump.DumpsTokens"),
+        (
+            "trainer.reward_details.RewardDetails",
+            "trainer.rollout_dump.DumpsPrompts",
+            "trainer.token_dump.DumpsTokens",
+        ),
     ),
     "PPOTrainer._init_dataloader": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._init_resource_pool_mgr": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._load_checkpoint": Hook("", ("trainer.anchor_memory.RemembersAnchors",)),
     "PPOTrainer._log_rollout_data": Hook(
-        "batch, timing_raw, rollout_data_dir", ("trainer.reward_details.RewardDetails",)
+        "batch, timing_raw, rollout_data_dir",
+        ("trainer.reward_details.RewardDetails", "trainer.rollout_dump.DumpsPrompts"),
     ),
     "PPOTrainer._save_checkpoint": Hook(
         "", ("trainer.anchor_memory.RemembersAnchors", "trainer.checkpoints.SavesIdentity")
     ),
     "PPOTrainer._step_once": Hook("metrics, timing_raw, sample_batch_size", ("trainer.counts.SumsCounts",)),
     "PPOTrainer._submit_batch_to_rollout": Hook("batch", ("trainer.anchor_memory.RemembersAnchors",)),
+    "PPOTrainer._val_metrics_update": Hook(
+        "data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts",
+        ("trainer.validation.ValidatesSources",),
+    ),
     "ReplayBuffer._dapo_filtered_keys": Hook("partition_id", ("rollout.replay_buffer.GroupFilter",)),
     "ReplayBuffer._evict_terminal_groups": Hook(
         "global_steps, partition_id, eviction_reasons", ("liveness.waits.WaitsThatEnd",)

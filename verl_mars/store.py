@@ -16,6 +16,7 @@ from transfer_queue import KVBatchMeta as Batch
 __all__ = [
     "Batch",
     "add_texts",
+    "clear",
     "drop",
     "keep",
     "keep_all",
@@ -25,6 +26,7 @@ __all__ = [
     "read",
     "read_keys",
     "run_on_rows",
+    "submit_validation",
     "write",
 ]
 
@@ -82,6 +84,29 @@ def drop(partition: str, keys: Sequence[str]) -> None:
     """Free the objects under these keys."""
     if keys:
         tq.kv_clear(keys=list(keys), partition_id=partition)
+
+
+def clear(batch: Batch) -> None:
+    """Forget the rows of a batch."""
+    tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
+
+
+def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -> None:
+    """Have prompts rolled out as validation does, into the partition ``val``.
+
+    Args:
+        prompts: the columns of a collated batch, ``uid`` among them.
+        step: global step of the weights.
+        agent_loops: verl's manager of agent loops.
+    """
+    from verl.utils import tensordict_utils
+
+    batch = tensordict_utils.get_tensordict(dict(prompts))
+    tensordict_utils.assign_non_tensor_data(batch, "global_steps", step)
+    tensordict_utils.assign_non_tensor_data(batch, "validate", True)
+    tag = {"is_prompt": True, "status": "pending", "global_steps": step}
+    tq.kv_batch_put(keys=list(prompts["uid"]), partition_id="val", tags=[dict(tag) for _ in prompts["uid"]])
+    agent_loops.generate_sequences(batch)
 
 
 def run_on_rows(

@@ -30,7 +30,7 @@ KNOWN_COLUMNS = frozenset(
 """The row's own columns, and the one that picks an agent loop for it."""
 
 RESERVED_COLUMNS = frozenset(
-    # verl passes each column to its agent loop by name, beside arguments of its own: "multiple values for argument"
+    # verl passes each column to its agent loop by name, beside its own arguments: "multiple values for argument"
     ["self", "sampling_params", "trajectory", "trace", "session_id"]
     # verl's data set, trainer and loader write these into every row themselves
     + ["raw_prompt", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor", "uid", "global_steps", "validate"]

@@ -12,6 +12,7 @@ from verl_mars.methods.table import METHODS, method_of
 from verl_mars.preflight.checkpoints import checkpoint_faults
 from verl_mars.preflight.data import data_faults, frame_faults
 from verl_mars.register import TRAINER_MODES
+from verl_mars.rollout.validation import SECTION, ProbeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def config_faults(config: DictConfig) -> Iterator[str]:
     yield from _correction_faults(config)
     yield from _images_faults(config)
     yield from _tower_faults(config)
+    yield from _probe_faults(config)
     name = str(config.algorithm.adv_estimator)
     try:
         # Sections of other methods are not looked at: a recipe may be changed on the command line, to compare.
@@ -140,6 +142,26 @@ def _rollout_faults(config: DictConfig) -> Iterator[str]:
         yield (
             f"actor_rollout_ref.rollout.n x actor.ppo_mini_batch_size = {rows} rows do not divide among {ranks} "
             "data-parallel ranks; verl would stop at the first actor update"
+        )
+
+
+def _probe_faults(config: DictConfig) -> Iterator[str]:
+    try:
+        settings = ProbeSettings.of(config.algorithm)
+    except ValueError as error:
+        yield from str(error).split("\n")
+        return
+    mode = config.trainer.v1.trainer_mode
+    for key, value in settings.model_dump(by_alias=True).items():
+        if value and (mode not in TRAINER_MODES or not config.trainer.use_v1):
+            yield (
+                f"algorithm.{SECTION}.{key} = {value!r}: the trainer mode {mode!r} does not know it; "
+                f"set trainer.v1.trainer_mode to one of {', '.join(TRAINER_MODES)}"
+            )
+    if settings.see and mode == "mars_separate_async":
+        yield (
+            f"algorithm.{SECTION}.see = {settings.see}: mars_separate_async does not stop its rollout devices to look; "
+            "leave it at 0, and ask `verl-mars doctor --see` before the run"
         )
 
 

@@ -193,15 +193,24 @@ class RowReader:
         self, batch: Batch, trajectories: Sequence[Trajectory], views: Sequence[Any], old: list[torch.Tensor]
     ) -> ViewLogProbs:
         config = self.config.actor_rollout_ref
-        multiple = _compat.data_parallel_size(self.workers)
-        if not config.actor.use_dynamic_bsz:
-            multiple *= config.rollout.log_prob_micro_batch_size_per_gpu
+        multiple = rows_multiple(config, self.workers)
         images = ImagesOnce.of(self.config)
         limit = images.max_bytes if images.enable else 0
         common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple, limit)
         if self.method.exact:
             return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
         return rescore(batch.keys, *common)
+
+
+def rows_multiple(config: Any, workers: Any) -> int:
+    """verl's actor workers take a multiple of this many rows for log-probs.
+
+    Args:
+        config: the section ``actor_rollout_ref``.
+        workers: verl's actor workers.
+    """
+    ranks = _compat.data_parallel_size(workers)
+    return ranks if config.actor.use_dynamic_bsz else ranks * config.rollout.log_prob_micro_batch_size_per_gpu
 
 
 def forward_type(actor: Any) -> torch.dtype:

@@ -45,7 +45,7 @@ RESERVED_COLUMNS = frozenset(
     + ["tool_extra_fields", "reward_scores", "prompt_len", "response_len", "__num_turns__"]
     # verl-mars: verl_mars.rows.FIELDS, which is not imported, as it brings torch along
     + ["anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds", "known_anchors"]
-    + ["mars_view", "mars_noisy", "other_visual_inputs"]
+    + ["mars_view", "mars_noisy", "mars_look", "other_visual_inputs", "image_costs"]
 )
 """Names that a column of a row must not have."""
 

@@ -74,7 +74,7 @@ class Count(Task[CountTruth]):
         """A number, or text such as "three or 3"."""
         numbers = {value}
         if isinstance(value, str):
-            numbers = {only_number(words.tidy(part)) for part in words.alternatives(value)}
+            numbers = {only_number(words.unwrapped(words.tidy(part))) for part in words.alternatives(value)}
         number = numbers.pop() if len(numbers) == 1 else None
         if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
             raise ValueError(f"ground truth {value!r} is not one whole number")

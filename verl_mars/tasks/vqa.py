@@ -90,6 +90,8 @@ class Vqa(Task[VqaTruth]):
         """A text such as "three or 3", a number, or a list of answers."""
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = f"{value:g}"
+        if isinstance(value, str) and value.lstrip().startswith("\\"):
+            value = words.unwrapped(value.strip())
         return {"answers": words.alternatives(value) if isinstance(value, str) else value}
 
     def published(self, truth: VqaTruth) -> str:

@@ -40,7 +40,16 @@ def test_boxes_as_truth_in_the_forms_of_answers(truth):
     assert other == (0.0 if "label" in str(truth) else 1.0)
 
 
-@pytest.mark.parametrize(("task", "truth", "answer"), [("math", 3, "3"), ("math", 0.5, "1/2"), ("mcq", "$B$", "B")])
+@pytest.mark.parametrize(
+    ("task", "truth", "answer"),
+    [
+        ("math", 3, "3"),
+        ("math", 0.5, "1/2"),
+        ("mcq", "$B$", "B"),
+        ("count", "$3$", "3"),
+        ("vqa", "\\boxed{yes}", "yes"),
+    ],
+)
 def test_numbers_and_markup_as_truth(task, truth, answer):
     read = json.dumps(plain_truth(task, truth, Hints("*", None, ["Travel", "Cooking"])))
     assert compute_score("d", tagged(answer), read, {"task": task})["acc"] == 1.0

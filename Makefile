@@ -28,7 +28,7 @@ test: $(INSTALLED)
 unit: $(INSTALLED)
 	$(PYTEST) -m "not slow" tests/unit $(ARGS)
 
-# Every recipe and every trainer mode, two steps each.
+# Every recipe and every trainer mode, two steps each; the notebook; every documented run composes.
 test-recipes: $(INSTALLED)
 	$(PYTEST) -m recipes tests/integration tests/contract $(ARGS)
 

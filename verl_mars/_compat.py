@@ -21,18 +21,26 @@ class Hook:
 
 
 HOOKS: Mapping[str, Hook] = {
+    "AgentLoopWorker._compute_multi_modal_inputs": Hook("output, input_ids", ("rollout.image_sharing.SharesImages",)),
     "AgentLoopWorker._compute_score": Hook(
-        "outputs, kwargs", ("liveness.reward_workers.LivingRewardWorkers", "rollout.worker.MarsAgentLoopWorker")
+        "outputs, kwargs",
+        (
+            "liveness.reward_workers.LivingRewardWorkers",
+            "rollout.image_sharing.SharesImages",
+            "rollout.worker.MarsAgentLoopWorker",
+        ),
     ),
     "AgentLoopWorker._run_agent_loop": Hook(
         "sampling_params, trajectory, agent_name, trace, kwargs", ("rollout.worker.MarsAgentLoopWorker",)
     ),
     "AgentLoopWorkerTQ._agent_loop_postprocess": Hook(
-        "output, validate, kwargs", ("rollout.worker.MarsAgentLoopWorker",)
+        "output, validate, kwargs", ("rollout.image_sharing.SharesImages", "rollout.worker.MarsAgentLoopWorker")
     ),
     "AgentLoopWorkerTQ._run_prompt": Hook(
-        "prompt, sampling_params, trajectory, trace", ("rollout.worker.MarsAgentLoopWorker",)
+        "prompt, sampling_params, trajectory, trace",
+        ("rollout.image_sharing.SharesImages", "rollout.worker.MarsAgentLoopWorker"),
     ),
+    "FSDPEngine._build_fsdp_module": Hook("module", ("trainer.frozen_tower.FrozenTowerEngine",)),
     "PPOTrainer._build_replay_buffer": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._compute_advantage": Hook("batch, metrics", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._compute_metrics": Hook(
@@ -108,7 +116,10 @@ def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) 
 
     plain = {role: worker.__ray_metadata__.modified_class.__ray_actor_class__ for role, worker in classes.items()}
     if not any(worker in ours for worker in plain.values()):
-        raise ValueError(f"divergence=exact knows none of the worker classes {sorted(map(str, plain.values()))}")
+        raise ValueError(
+            "divergence=exact and freeze_vision_tower=true know none of the worker classes "
+            f"{sorted(map(str, plain.values()))}"
+        )
     classes.update({role: ray.remote(ours[worker]) for role, worker in plain.items() if worker in ours})
 
 

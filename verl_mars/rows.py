@@ -33,10 +33,14 @@ LOOK = "mars_look"
 ANCHOR_FIELDS = ("anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds")
 """Fields of a row about the mono sessions of its prompt, if its method rolls any out."""
 
+IMAGE_COSTS = "image_costs"
+"""What the images of a row's prompt have cost, where they are handled once: ``seconds`` of CPU so far, and
+``references``, [name, bytes] of all that the rows of the session refer to."""
+
 ANCHOR_DETAILS = "anchors"
 """Among the reward manager's details of a fused session: the mono sessions of its prompt, for dumps and validation."""
 
-FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, LOOK, *ANCHOR_FIELDS)
+FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, LOOK, IMAGE_COSTS, *ANCHOR_FIELDS)
 """Names that no column of a data set may have."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig
 
+from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method
 from verl_mars.methods.table import METHODS, method_of
 from verl_mars.preflight.checkpoints import checkpoint_faults
@@ -52,6 +53,8 @@ def config_faults(config: DictConfig) -> Iterator[str]:
     yield from _sampler_faults(config)
     yield from _off_policy_faults(config)
     yield from _correction_faults(config)
+    yield from _images_faults(config)
+    yield from _tower_faults(config)
     yield from _probe_faults(config)
     name = str(config.algorithm.adv_estimator)
     try:
@@ -76,6 +79,37 @@ def _estimator_faults(config: DictConfig) -> Iterator[str]:
         yield f"algorithm.adv_estimator = {name!r} is not registered with verl; known: {', '.join(known)}"
     elif name in METHODS and name in {own.value for own in AdvantageEstimator}:
         yield f"algorithm.adv_estimator = {name!r}: an installed method has the name of an estimator of verl; rename it"
+
+
+def _images_faults(config: DictConfig) -> Iterator[str]:
+    """Impossible settings, and rollouts that outlive the images that their rows refer to."""
+    try:
+        enabled = ImagesOnce.of(config).enable
+    except ValueError as error:
+        yield from str(error).split("\n")
+        return
+    if enabled and config.trainer.v1.trainer_mode in TRAINER_MODES and config.skip.rollout_tq.enable:
+        yield (
+            "skip.rollout_tq.enable = True: verl would write rows to disk that refer to images of this run only; set "
+            "data.images_once.enable=false, so that each row holds a copy"
+        )
+
+
+def _tower_faults(config: DictConfig) -> Iterator[str]:
+    """A frozen vision tower where the engine cannot have one."""
+    actor = config.actor_rollout_ref.actor
+    if not actor.get("freeze_vision_tower"):
+        return
+    if actor.strategy not in ("fsdp", "fsdp2"):
+        yield (
+            f"actor_rollout_ref.actor.freeze_vision_tower = True with strategy {actor.strategy!r}: only fsdp2 and fsdp "
+            "can freeze it; set the strategy to fsdp2, or freeze_vision_tower to false"
+        )
+    elif actor.strategy == "fsdp" and not actor.fsdp_config.get("use_orig_params"):
+        yield (
+            "actor_rollout_ref.actor.freeze_vision_tower = True with strategy 'fsdp': FSDP1 puts frozen and trained "
+            "parameters into one flat one; set actor.fsdp_config.use_orig_params=true, or the strategy to fsdp2"
+        )
 
 
 def _mode_faults(config: DictConfig, method: type[Method]) -> Iterator[str]:

@@ -58,7 +58,7 @@ class RunningPrompt:
     presentation: Presentation
     anchors: "asyncio.Task[Anchors] | None" = None
     validates: bool = False
-    other_inputs: Mapping[str, Any] | None = None
+    other_inputs: "asyncio.Task[Any] | None" = None
     """Visual inputs of the presentation's other images, made once for all sessions."""
 
 
@@ -166,7 +166,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             return await self._score_mono_session(output if isinstance(output, list) else [output], kwargs)
         running = self.running_prompts.get(kwargs["uid"])
         if running is not None and running.presentation.other_images is not None:
-            kwargs[OTHER_VISUAL_INPUTS] = self._other_inputs(running, output)
+            kwargs[OTHER_VISUAL_INPUTS] = await self._other_inputs(running, output)
         if running is not None and running.presentation.stored_messages is not None:
             kwargs["raw_prompt"] = running.presentation.stored_messages
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
@@ -195,7 +195,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         identity = (seed, trajectory["step"], trajectory["validate"], index, view, session)
         return int.from_bytes(hashlib.blake2b(repr(identity).encode(), digest_size=4).digest(), "big") >> 1
 
-    def _other_inputs(self, running: RunningPrompt, output: Any) -> Mapping[str, Any]:
+    async def _other_inputs(self, running: RunningPrompt, output: Any) -> Any:
         """The visual inputs of the images that a trajectory is rescored under."""
         other_images = running.presentation.other_images
         if not other_images:
@@ -209,10 +209,15 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             )
         if running.other_inputs is None:
             other = last.model_copy(update={"multi_modal_data": {"images": list(other_images)}})
-            inputs = self._compute_multi_modal_inputs(other, torch.tensor([*last.prompt_ids, *last.response_ids]))
-            inputs.pop("mm_token_type_ids", None)  # needed for position ids only, which the trajectory has already
-            running.other_inputs = inputs
-        return running.other_inputs
+            running.other_inputs = asyncio.create_task(self.visual_inputs(other))
+        return await asyncio.shield(running.other_inputs)
+
+    async def visual_inputs(self, output: Any) -> Any:
+        """The visual inputs of an output as a field of a row, computed off the event loop."""
+        tokens = torch.tensor([*output.prompt_ids, *output.response_ids])
+        inputs = await asyncio.to_thread(self._compute_multi_modal_inputs, output, tokens)
+        inputs.pop("mm_token_type_ids", None)  # needed for position ids only, which the trajectory has already
+        return inputs
 
     # ------------------------------------------------------------ anchors
 

@@ -159,7 +159,7 @@ def _json_in(text: str) -> list[Any]:
             spent += max(error.pos - start.start(), 1_000) if isinstance(error, json.JSONDecodeError) else 10_000
             if start.group() == "[":
                 position = start.end()
-            else:  # nothing inside a broken object is a box of its own
+            else:  # nothing inside a broken object is a separate box
                 closed = text.find("}", start.end())
                 position = len(text) if closed < 0 else closed + 1
     return values
@@ -170,7 +170,7 @@ def _nearly_json(text: str) -> list[Any]:
 
     Inside of them a Python tuple is a list; outside, round brackets are prose.
 
-    One pass over the tokens with a stack of its own, so that no nesting is too deep and no text raises.
+    One pass over the tokens with an explicit stack, so that no nesting is too deep and no text raises.
     """
     roots: list[Any] = []
     stack: list[tuple[str, list[Any]]] = []

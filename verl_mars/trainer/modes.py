@@ -13,6 +13,7 @@ from verl_mars.preflight.checkpoints import how_to_continue
 from verl_mars.trainer.anchor_memory import RemembersAnchors
 from verl_mars.trainer.checkpoints import SavesIdentity
 from verl_mars.trainer.counts import SumsCounts
+from verl_mars.trainer.image_costs import FreesImages
 from verl_mars.trainer.reward_details import RewardDetails
 from verl_mars.trainer.rollout_dump import DumpsPrompts
 from verl_mars.trainer.sight import LooksFirst
@@ -26,6 +27,7 @@ class MarsTrainer(
     DumpsPrompts,
     DumpsTokens,
     RemembersAnchors,
+    FreesImages,
     SumsCounts,
     SavesIdentity,
     EndsWithDeadProcesses,

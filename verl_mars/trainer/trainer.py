@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
+from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import Handover, hand_over
 from verl_mars.methods.reshaping import blind_view
@@ -77,7 +78,12 @@ class ViewTrainer(PPOTrainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.method.exact:
+        frozen = bool(self.config.actor_rollout_ref.actor.freeze_vision_tower)
+        if frozen:
+            from verl_mars.trainer.frozen_tower import workers  # loads verl's engine, which other runs do not need here
+
+            _compat.exchange_worker_classes(self.role_worker_mapping, workers(self.method.exact))
+        elif self.method.exact:
             _compat.exchange_worker_classes(self.role_worker_mapping, WORKERS)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -188,7 +194,9 @@ class RowReader:
     ) -> ViewLogProbs:
         config = self.config.actor_rollout_ref
         multiple = rows_multiple(config, self.workers)
-        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple)
+        images = ImagesOnce.of(self.config)
+        limit = images.max_bytes if images.enable else 0
+        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple, limit)
         if self.method.exact:
             return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
         return rescore(batch.keys, *common)

@@ -28,7 +28,7 @@ test: $(INSTALLED)
 unit: $(INSTALLED)
 	$(PYTEST) -m "not slow" tests/unit $(ARGS)
 
-# Every recipe and every trainer mode, two steps each.
+# Every recipe and every trainer mode, two steps each; the notebook; every documented run composes.
 test-recipes: $(INSTALLED)
 	$(PYTEST) -m recipes tests/integration tests/contract $(ARGS)
 
@@ -59,6 +59,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/estimator.py
 	$(BIN)/python -W ignore benchmarks/import_time.py
 	$(BIN)/python -W ignore benchmarks/anchor_memory.py
+	$(BIN)/python -W ignore benchmarks/probe_client.py
 
 # What each method does, over seeds: runs what is missing and writes docs/study.md. About a minute a run and core.
 study: $(INSTALLED)

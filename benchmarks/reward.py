@@ -1,8 +1,8 @@
 """How long the rewards take: ``python benchmarks/reward.py`` prints a table and writes benchmarks/results/reward.json.
 
 Usual outputs: a think/answer response of 200 to 4,000 characters. Giant outputs: 100 KB, each made to be slow for some
-parser (mutants.py). Times are wall times of single calls in one thread, the best of three passes,
-because the machine may be busy. math-verify runs in a separate process and is timed separately.
+parser (mutants.py). Times are processor times of single calls in one thread, the best of three passes,
+because the machine may be busy. math-verify runs in a separate process and is timed separately, by the clock.
 """
 
 import argparse
@@ -71,10 +71,10 @@ def usual(task: str, number: int, seed: int) -> list[tuple[str, str, dict[str, A
     return rows
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def milliseconds(call: Callable[[], Any], clock: Callable[[], float] = time.thread_time) -> float:
+    start = clock()
     call()
-    return 1000.0 * (time.perf_counter() - start)
+    return 1000.0 * (clock() - start)
 
 
 def measure_usual(task: str, number: int, repeats: int) -> dict[str, float]:
@@ -138,9 +138,10 @@ def measure_math_verify(repeats: int) -> dict[str, float] | None:
     if importlib.util.find_spec("math_verify") is None:
         return None
     row = ("<think>a</think><answer>(x+1)^2</answer>", '{"answer": "x^2+2x+1"}', {"task": "math"})
-    start = milliseconds(lambda: compute_score("bench", *row, math_timeout_seconds=30))
+    start = milliseconds(lambda: compute_score("bench", *row, math_timeout_seconds=30), time.perf_counter)
     asked = min(
-        milliseconds(lambda: compute_score("bench", *row, math_timeout_seconds=30)) for _ in range(10 * repeats)
+        milliseconds(lambda: compute_score("bench", *row, math_timeout_seconds=30), time.perf_counter)
+        for _ in range(10 * repeats)
     )
     math_process.stop()
     return {"first_ms": start, "expression_ms": asked}

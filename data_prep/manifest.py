@@ -122,7 +122,7 @@ class ManifestOptions(Options):
 
 
 class Manifest(Converter):
-    """One row a line; a line that is wrong is rejected, the others go on."""
+    """One row a line; a line that is wrong is rejected, the others are converted."""
 
     name = "manifest"
     title = "your own data, one JSON object a line"

@@ -21,18 +21,26 @@ class Hook:
 
 
 HOOKS: Mapping[str, Hook] = {
+    "AgentLoopWorker._compute_multi_modal_inputs": Hook("output, input_ids", ("rollout.image_sharing.SharesImages",)),
     "AgentLoopWorker._compute_score": Hook(
-        "outputs, kwargs", ("liveness.reward_workers.LivingRewardWorkers", "rollout.worker.MarsAgentLoopWorker")
+        "outputs, kwargs",
+        (
+            "liveness.reward_workers.LivingRewardWorkers",
+            "rollout.image_sharing.SharesImages",
+            "rollout.worker.MarsAgentLoopWorker",
+        ),
     ),
     "AgentLoopWorker._run_agent_loop": Hook(
         "sampling_params, trajectory, agent_name, trace, kwargs", ("rollout.worker.MarsAgentLoopWorker",)
     ),
     "AgentLoopWorkerTQ._agent_loop_postprocess": Hook(
-        "output, validate, kwargs", ("rollout.worker.MarsAgentLoopWorker",)
+        "output, validate, kwargs", ("rollout.image_sharing.SharesImages", "rollout.worker.MarsAgentLoopWorker")
     ),
     "AgentLoopWorkerTQ._run_prompt": Hook(
-        "prompt, sampling_params, trajectory, trace", ("rollout.worker.MarsAgentLoopWorker",)
+        "prompt, sampling_params, trajectory, trace",
+        ("rollout.image_sharing.SharesImages", "rollout.worker.MarsAgentLoopWorker"),
     ),
+    "FSDPEngine._build_fsdp_module": Hook("module", ("trainer.frozen_tower.FrozenTowerEngine",)),
     "PPOTrainer._build_replay_buffer": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._compute_advantage": Hook("batch, metrics", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._compute_metrics": Hook(
@@ -41,19 +49,28 @@ HOOKS: Mapping[str, Hook] = {
     ),
     "PPOTrainer._dump_generations": Hook(
         "inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
-        ("trainer.reward_details.RewardDetails", "trainer.token_dump.DumpsTokens"),
+        (
+            "trainer.reward_details.RewardDetails",
+            "trainer.rollout_dump.DumpsPrompts",
+            "trainer.token_dump.DumpsTokens",
+        ),
     ),
     "PPOTrainer._init_dataloader": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._init_resource_pool_mgr": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._load_checkpoint": Hook("", ("trainer.anchor_memory.RemembersAnchors",)),
     "PPOTrainer._log_rollout_data": Hook(
-        "batch, timing_raw, rollout_data_dir", ("trainer.reward_details.RewardDetails",)
+        "batch, timing_raw, rollout_data_dir",
+        ("trainer.reward_details.RewardDetails", "trainer.rollout_dump.DumpsPrompts"),
     ),
     "PPOTrainer._save_checkpoint": Hook(
         "", ("trainer.anchor_memory.RemembersAnchors", "trainer.checkpoints.SavesIdentity")
     ),
     "PPOTrainer._step_once": Hook("metrics, timing_raw, sample_batch_size", ("trainer.counts.SumsCounts",)),
     "PPOTrainer._submit_batch_to_rollout": Hook("batch", ("trainer.anchor_memory.RemembersAnchors",)),
+    "PPOTrainer._val_metrics_update": Hook(
+        "data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts",
+        ("trainer.validation.ValidatesSources",),
+    ),
     "ReplayBuffer._dapo_filtered_keys": Hook("partition_id", ("rollout.replay_buffer.GroupFilter",)),
     "ReplayBuffer._evict_terminal_groups": Hook(
         "global_steps, partition_id, eviction_reasons", ("liveness.waits.WaitsThatEnd",)
@@ -99,7 +116,10 @@ def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) 
 
     plain = {role: worker.__ray_metadata__.modified_class.__ray_actor_class__ for role, worker in classes.items()}
     if not any(worker in ours for worker in plain.values()):
-        raise ValueError(f"divergence=exact knows none of the worker classes {sorted(map(str, plain.values()))}")
+        raise ValueError(
+            "divergence=exact and freeze_vision_tower=true know none of the worker classes "
+            f"{sorted(map(str, plain.values()))}"
+        )
     classes.update({role: ray.remote(ours[worker]) for role, worker in plain.items() if worker in ours})
 
 

@@ -1,4 +1,4 @@
-"""``verl-mars``: demo, doctor, data, score, probe, show-tokens."""
+"""``verl-mars``: demo, doctor, data, score, probe, show-tokens, show-rollouts."""
 
 import os
 import sys
@@ -44,15 +44,20 @@ def doctor(
     config_name: Annotated[str | None, typer.Option(help="Also check this recipe and its data.")] = None,
     data: Annotated[bool, typer.Option(help="Read every row and image header of the recipe's data.")] = True,
     ray: Annotated[bool, typer.Option(help="Ask inside a Ray worker too.")] = True,
+    see: Annotated[
+        bool, typer.Option("--see", help="Load the recipe's models and ask whether they see the images of 8 rows.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for a bug report.")] = False,
 ) -> None:
     """Is the plugin loaded, here and inside Ray, and can a recipe run? Exits with 1 and a line for each fault."""
     from verl_mars.preflight.report import examine
 
+    if see and config_name is None:
+        raise UsageError("--see asks the models of a recipe; name it with --config-name")
     warnings.simplefilter("ignore")  # of engines that are not installed, which verl tells at every import
     os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
     with Console(stderr=True).status("examining"), redirect_stdout(sys.stderr if as_json else sys.stdout):
-        report = examine(config_name, overrides or [], data, ray)
+        report = examine(config_name, overrides or [], data, ray, see)
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -251,6 +256,18 @@ def show_tokens(
     from verl_mars.reports.tokens import write_tokens_page
 
     print(write_tokens_page(dump, out / "tokens.html", count, value))
+
+
+@app.command("show-rollouts")
+def show_rollouts(
+    dump: Annotated[Path, typer.Argument(help="A file of trainer.rollout_data_dir.")],
+    out: Annotated[Path, typer.Option(help="Where rollouts.html goes.")] = Path("outputs/rollouts"),
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Prompts to show, with all their answers.")] = 24,
+) -> None:
+    """The answers to each prompt of a training step with rewards and advantages, beside the answers to one source."""
+    from verl_mars.reports.rollouts import write_rollouts_page
+
+    Console(soft_wrap=True).print(str(write_rollouts_page(dump, out / "rollouts.html", count)), highlight=False)
 
 
 def main() -> None:

@@ -27,10 +27,20 @@ NOISY = "mars_noisy"
 OTHER_VISUAL_INPUTS = "other_visual_inputs"
 """Visual inputs of the view that a row is rescored under; empty where it has none."""
 
+LOOK = "mars_look"
+"""Marks a prompt that is rolled out to see whether its images matter: ``fused`` or ``blank``."""
+
 ANCHOR_FIELDS = ("anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds")
 """Fields of a row about the mono sessions of its prompt, if its method rolls any out."""
 
-FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, *ANCHOR_FIELDS)
+IMAGE_COSTS = "image_costs"
+"""What the images of a row's prompt have cost, where they are handled once: ``seconds`` of CPU so far, and
+``references``, [name, bytes] of all that the rows of the session refer to."""
+
+ANCHOR_DETAILS = "anchors"
+"""Among the reward manager's details of a fused session: the mono sessions of its prompt, for dumps and validation."""
+
+FIELDS = (VIEW, KNOWN_ANCHORS, NOISY, OTHER_VISUAL_INPUTS, LOOK, IMAGE_COSTS, *ANCHOR_FIELDS)
 """Names that no column of a data set may have."""
 
 
@@ -113,6 +123,8 @@ class Anchor:
     """Length of its response; 0 for an anchor of an earlier epoch."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Further values that the method asked for (``Method.anchor_values``): ``acc``, ``format``, ``truncated``, ..."""
+    response: str | None = None
+    """Its text, if rollouts are dumped. None: not kept, or of an earlier epoch."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,22 @@ class Anchors:
                 for name in values
             },
         }
+
+    def details(self) -> list[dict[str, Any]]:
+        """:data:`ANCHOR_DETAILS`: {source, reward, acc, response} of each session, None for what is missing."""
+        return [
+            {
+                "source": anchor.source,
+                "reward": _finite(anchor.score),
+                "acc": _finite(anchor.values.get("acc", math.nan)),
+                "response": anchor.response,
+            }
+            for anchor in self.of_session
+        ]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

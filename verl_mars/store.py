@@ -13,7 +13,25 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta as Batch
 
-__all__ = ["Batch", "add_texts", "mark_failed", "read", "read_keys", "run_on_rows", "write"]
+__all__ = [
+    "Batch",
+    "add_texts",
+    "clear",
+    "drop",
+    "keep",
+    "keep_all",
+    "keys_of",
+    "mark_failed",
+    "objects",
+    "read",
+    "read_keys",
+    "run_on_rows",
+    "submit_validation",
+    "write",
+]
+
+_OBJECT = "object"
+"""The only field of a partition of objects."""
 
 
 def read(batch: Batch, fields: Sequence[str]) -> Any:
@@ -35,6 +53,60 @@ def write(batch: Batch, columns: Mapping[str, Sequence[Any]]) -> None:
 async def mark_failed(uid: str) -> None:
     """Publish that a training prompt failed, so that the replay buffer does not wait for it."""
     await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure"})
+
+
+async def keep(partition: str, key: str, value: Any) -> None:
+    """Store one object, such as a mapping of tensors, under a key of a separate partition. Tensors are not copied on
+    their way out: nobody may write to them."""
+    fields = TensorDict({_OBJECT: NonTensorStack(value)}, 1)
+    await tq.async_kv_batch_put(keys=[key], partition_id=partition, fields=fields, tags=[{}])
+
+
+def keep_all(partition: str, values: Mapping[str, Any]) -> None:
+    """:func:`keep` for several objects by key, in one request; returns once they are stored."""
+    if values:
+        fields = TensorDict({_OBJECT: NonTensorStack(*values.values())}, len(values))
+        tq.kv_batch_put(keys=list(values), partition_id=partition, fields=fields, tags=[{}] * len(values))
+
+
+def objects(partition: str, keys: Sequence[str]) -> list[Any]:
+    """The objects under these keys, in one request."""
+    column = read_keys(keys, partition, [_OBJECT])[_OBJECT]
+    return [getattr(value, "data", value) for value in column]
+
+
+def keys_of(partition: str) -> list[str]:
+    """All keys of a partition; none if it does not exist."""
+    return list((tq.kv_list(partition) or {}).get(partition, {}))
+
+
+def drop(partition: str, keys: Sequence[str]) -> None:
+    """Free the objects under these keys."""
+    if keys:
+        tq.kv_clear(keys=list(keys), partition_id=partition)
+
+
+def clear(batch: Batch) -> None:
+    """Forget the rows of a batch."""
+    tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
+
+
+def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -> None:
+    """Have prompts rolled out as validation does, into the partition ``val``.
+
+    Args:
+        prompts: the columns of a collated batch, ``uid`` among them.
+        step: global step of the weights.
+        agent_loops: verl's manager of agent loops.
+    """
+    from verl.utils import tensordict_utils
+
+    batch = tensordict_utils.get_tensordict(dict(prompts))
+    tensordict_utils.assign_non_tensor_data(batch, "global_steps", step)
+    tensordict_utils.assign_non_tensor_data(batch, "validate", True)
+    tag = {"is_prompt": True, "status": "pending", "global_steps": step}
+    tq.kv_batch_put(keys=list(prompts["uid"]), partition_id="val", tags=[dict(tag) for _ in prompts["uid"]])
+    agent_loops.generate_sequences(batch)
 
 
 def run_on_rows(

@@ -12,7 +12,7 @@ from verl_contract import expect
 from verl_mars import _compat
 from verl_mars.methods import METHODS, Presentation, Session
 from verl_mars.rollout.worker import SEED_KEYS, MarsAgentLoopWorker, RunningPrompt, seed_key
-from verl_mars.rows import ANCHOR_FIELDS, Anchor, Anchors
+from verl_mars.rows import ANCHOR_DETAILS, ANCHOR_FIELDS, Anchor, Anchors
 
 ANCHORS = Anchors((Anchor("rgb", 0.5, 3.0, 9), Anchor("infrared", 1.0, 3.0, 8)), 0.2)
 
@@ -94,6 +94,23 @@ def test_a_fused_session_is_scored_before_its_anchors_are_there_and_written_afte
     assert set(ANCHOR_FIELDS) <= set(stored)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_dump_gets_the_answers_of_the_mono_sessions_with_the_details_of_the_reward(stored, scored, keeps):
+    async def run():
+        worker = make_worker()
+        worker.keeps_responses = keeps
+
+        async def anchors():
+            return ANCHORS
+
+        worker.running_prompts["u"] = RunningPrompt(Presentation({}), asyncio.create_task(anchors()))
+        await session(worker)
+
+    asyncio.run(run())
+    (extra,) = [getattr(row, "data", row) for row in stored["extra_fields"]]
+    assert extra.get("reward_extra_info", {}).get(ANCHOR_DETAILS) == (ANCHORS.details() if keeps else None)
+
+
 def test_sessions_without_anchors_are_written_without(stored, scored):
     asyncio.run(session(make_worker(), validate=True))
     assert stored["rm_scores"].tolist() == [[0.0, 0.75]]
@@ -112,7 +129,9 @@ def test_an_anchor_that_was_cut_at_its_limit_says_so(limit, truncated, scored):
     worker._run_agent_loop = agent_loop
     worker.config = SimpleNamespace(data=SimpleNamespace(max_response_length=16))
     view = SimpleNamespace(name="mono(rgb)", render=dict)
-    anchor = asyncio.run(worker._anchor(Session("rgb", view, sampling={"max_tokens": limit}), {"uid": "u"}, {}, {}))
+    anchor = asyncio.run(
+        worker._anchor(Session("rgb", view, sampling={"max_tokens": limit}), {"uid": "u"}, {}, {"validate": False})
+    )
     assert (anchor.score, anchor.tokens, anchor.values["truncated"]) == (0.75, 2, truncated)
 
 

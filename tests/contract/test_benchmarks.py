@@ -5,13 +5,16 @@ from collections import Counter
 from pathlib import Path
 
 import gpu_steps
+import probe_client
 import pytest
 import report
 import step_time
 import step_time_arms
 
-MODULES = {name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps")}
-MODULES["gpu"] = "gpu_cases"
+MODULES = {
+    name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps", "probe_client")
+}
+MODULES |= {"images_sessions": "images_sessions", "gpu": "gpu_cases"}
 
 
 @pytest.mark.parametrize(("name", "module"), MODULES.items())
@@ -24,6 +27,14 @@ def test_what_the_step_time_must_hold():
     parts = report.read("step_time")["parts"]
     assert set(parts) == {str(k) for k in step_time.PARTS}
     assert all(verdict for part in parts.values() for verdict in part["holds"].values())
+
+
+def test_what_the_probes_client_must_hold():
+    found = report.read("probe_client")
+    assert found["rows"] == probe_client.ROWS and found["requests"] == probe_client.ROWS * probe_client.VIEWS
+    assert found["milliseconds_a_request"] < probe_client.MILLISECONDS
+    assert found["megabytes"] < probe_client.MEGABYTES
+    assert found["report_megabytes"] < 20
 
 
 def test_each_block_has_all_arms_and_six_blocks_every_order():

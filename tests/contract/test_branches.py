@@ -108,7 +108,7 @@ def test_images_of_a_tool_are_refused():
     group = RunningPrompt(Presentation({}, other_images=[Image.new("RGB", (8, 8))]))
     output = SimpleNamespace(multi_modal_data={"images": [1, 2]})
     with pytest.raises(ValueError, match="2 images and its prompt 1.*a tool returned"):
-        make_worker()._other_inputs(group, output)
+        asyncio.run(make_worker()._other_inputs(group, output))
 
 
 def test_inputs_of_the_other_view_are_made_once_for_a_group():
@@ -122,6 +122,10 @@ def test_inputs_of_the_other_view_are_made_once_for_a_group():
     other = [Image.new("RGB", (8, 8))]
     group = RunningPrompt(Presentation({}, other_images=other))
     output = SimpleNamespace(multi_modal_data={"images": ["own"]}, prompt_ids=[1, 2], response_ids=[3])
-    output.model_copy = lambda update: SimpleNamespace(**update)
-    assert worker._other_inputs(group, output) == {"pixel_values": 1} == worker._other_inputs(group, [output])
+    output.model_copy = lambda update: SimpleNamespace(**{**vars(output), **update})
+
+    async def sessions():
+        return await asyncio.gather(worker._other_inputs(group, output), worker._other_inputs(group, [output]))
+
+    assert asyncio.run(sessions()) == [{"pixel_values": 1}] * 2
     assert made == [(other, [1, 2, 3])]

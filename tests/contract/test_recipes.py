@@ -104,6 +104,7 @@ NEW_KEYS = (
     "algorithm.vogue.",
     "algorithm.papo.",
     "algorithm.vppo.",
+    "algorithm.probe.",
     "actor_rollout_ref.rollout.limit_images",  # known to verl's dataclass, not in its YAML
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.",  # likewise
     "actor_rollout_ref.ref.fsdp_config.mixed_precision.",

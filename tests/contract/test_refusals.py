@@ -57,6 +57,9 @@ def test_the_recipe_is_fine(tmp_path, image):
         ("algorithm.mars.mono_prompt=blank", ["algorithm.mars.mono_prompt = 'blank'", "'repeat' or 'drop'"]),
         ("algorithm.use_kl_in_reward=true", ["algorithm.use_kl_in_reward = True", "use_kl_loss"]),
         ("algorithm.adv_estimator=marz", ["algorithm.adv_estimator = 'marz'", "known:", "mars"]),
+        ("+data.images_once.enabled=true", ["data.images_once.enabled", "did you mean 'enable'"]),
+        ("skip.rollout_tq.enable=true", ["skip.rollout_tq.enable = True", "data.images_once.enable=false"]),
+        ("+data.images_once.max_gib=0", ["data.images_once.max_gib = 0", "greater than 0"]),
         ("trainer.v1.trainer_mode=sync", ["trainer.v1.trainer_mode = 'sync'", "mars_sync"]),
         ("trainer.use_v1=false", ["trainer.use_v1 = False", "set it to true"]),
         ("reward.reward_model.enable=true", ["reward.reward_model.enable_resource_pool = False", "own pool"]),
@@ -241,6 +244,23 @@ def test_what_comparing_over_the_whole_vocabulary_cannot_go_with_is_named(key, v
     OmegaConf.update(config, key, value, force_add=True)
     found = list(config_faults(config))
     assert len(found) == 1 and f"{key} = {value!r}" in found[0] and "divergence=sampled" in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("strategy", "original", "words"),
+    [
+        ("megatron", True, ["freeze_vision_tower = True with strategy 'megatron'", "fsdp2"]),
+        ("fsdp", False, ["strategy 'fsdp'", "fsdp_config.use_orig_params=true"]),
+        ("fsdp", True, []),
+        ("fsdp2", False, []),
+    ],
+)
+def test_a_frozen_vision_tower_needs_an_engine_that_can_have_one(strategy, original, words):
+    config = compose_recipe("toy_mars_grpo", ["actor_rollout_ref.actor.freeze_vision_tower=true"])
+    OmegaConf.update(config, "actor_rollout_ref.actor.strategy", strategy)
+    OmegaConf.update(config, "actor_rollout_ref.actor.fsdp_config.use_orig_params", original)
+    found = [fault for fault in config_faults(config) if "freeze_vision_tower" in fault]
+    assert len(found) == bool(words) and all(word in fault for fault in found for word in words), found
 
 
 def test_a_base_of_mars_brings_the_checks_of_mars():

@@ -144,7 +144,9 @@ class Comparers(Workers):
 def compare(views, workers, multiple=1, pixels=""):
     batch = KVBatchMeta(keys=list(ROWS), tags=[{}] * len(ROWS), partition_id="train")
     rows = list(ROWS.values())
-    return rescoring.compare_views(batch, rows, views, OLD, workers, 0.7, multiple, pixels, Blind(frozenset({IMAGE})))
+    return rescoring.compare_views(
+        batch, rows, views, OLD, workers, 0.7, multiple, 0, pixels, Blind(frozenset({IMAGE}))
+    )
 
 
 def test_each_sampled_token_is_compared_at_the_place_that_predicts_it(queue):

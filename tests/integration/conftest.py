@@ -35,6 +35,59 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def any_text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL of 0.2 M parameters whose tokenizer has a token for each byte."""
+    from verl_mars.data.processor import standin_processor
+
+    processor = standin_processor("qwen2_5_vl")  # first: it lets torchvision be imported beside a CPU torch
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    token = processor.tokenizer.convert_tokens_to_ids
+    special = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>")}
+    special["pad_token_id"] = token("<|endoftext|>")
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            **special,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [0],
+        },
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+        **special,
+    )
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.update(**special)
+    folder = tmp_path_factory.mktemp("any_text_model")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that name 16 training and 8 validation scenes of the toy world."""
     from verl_mars.toy import world

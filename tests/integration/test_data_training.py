@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
 import raw_sets  # noqa: E402  # the raw data sets beside the unit tests
 
 from verl_mars.data.convert import convert  # noqa: E402
-from verl_mars.data.processor import standin_processor  # noqa: E402
 from verl_mars.data.settings import settings_from  # noqa: E402
 from verl_mars.data_prep import find_converter  # noqa: E402
 
@@ -47,57 +46,6 @@ def files(tmp_path_factory, any_text_model):
 @pytest.fixture(scope="module")
 def rows(files):
     return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-@pytest.fixture(scope="module")
-def any_text_model(tmp_path_factory):
-    """A random Qwen2.5-VL of 0.2 M parameters whose tokenizer has a token for each byte."""
-    processor = standin_processor("qwen2_5_vl")  # first: it lets torchvision be imported beside a CPU torch
-    import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    token = processor.tokenizer.convert_tokens_to_ids
-    special = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>")}
-    special["pad_token_id"] = token("<|endoftext|>")
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(processor.tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 2048,
-            "tie_word_embeddings": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            **special,
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": [0],
-        },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=False,
-        **special,
-    )
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.update(**special)
-    folder = tmp_path_factory.mktemp("any_text_model")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

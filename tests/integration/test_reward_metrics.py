@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from verl_mars.data.schema import write_rows
+from verl_mars.reports.rollouts import read_groups
 from verl_mars.reward import compute_score
 
 pytestmark = pytest.mark.integration
@@ -118,11 +119,13 @@ def run(tmp_path_factory, run_verl, model_folder):
         "trainer.total_training_steps=1",
         "trainer.val_before_train=true",
         "trainer.test_freq=-1",
+        "algorithm.probe.validate=true",
         f"trainer.rollout_data_dir={folder}/rollouts",
         f"trainer.validation_data_dir={folder}/validation",
         "+reward.reward_kwargs.overlong_buffer_cfg={enable:true,len:4,penalty_factor:0.5,log:true}",
         "+reward.reward_kwargs.max_resp_len=10",
     )
+    result.rollouts = folder / "rollouts" / "1.jsonl"
     result.train = [json.loads(line) for line in (folder / "rollouts" / "1.jsonl").read_text().splitlines()]
     result.val = [json.loads(line) for line in (folder / "validation" / "0.jsonl").read_text().splitlines()]
     return result
@@ -190,3 +193,29 @@ def test_mono_sessions_are_scored_by_the_same_manager(run):
     assert metrics["mars/missing_anchors"] == 0.0
     for source in ("rgb", "infrared"):
         assert metrics[f"mars/anchor_score/{source}"] == pytest.approx(metrics["critic/score/mean"], abs=0.15)
+
+
+def test_validation_asks_each_source_alone(run):
+    """The figures of a run are those of its dump; the answers to one source alone are in it."""
+    metrics = run.metrics[0]
+    for name in ("rgb", "infrared"):
+        alone = [entry for line in run.val for entry in line["anchors"] if entry["source"] == name]
+        assert len(alone) == 6 and all(entry["response"] for entry in alone)
+        assert metrics[f"val-mars/acc/{name}"] == pytest.approx(statistics.fmean(entry["acc"] for entry in alone))
+    gains = [line["acc"] - statistics.fmean(entry["acc"] for entry in line["anchors"]) for line in run.val]
+    assert metrics["val-mars/info_gain"] == pytest.approx(statistics.fmean(gains))
+    assert metrics["val-mars/missing_anchors"] == 0.0
+    assert {name for name in metrics if "interference/" in name} == {f"val-mars/interference/set_{t}" for t in WORLD}
+
+
+def test_the_rollouts_can_be_looked_at(run):
+    groups = read_groups(run.rollouts, 100)
+    assert len(groups) == 6
+    for group in groups:
+        assert len(group["answers"]) == 4 and [anchor["source"] for anchor in group["anchors"]] == ["rgb", "infrared"]
+        assert [image["name"] for image in group["images"]] == ["rgb", "infrared"]
+        assert all(image["picture"] for image in group["images"])
+        assert all(anchor["text"] for anchor in group["anchors"])
+    told = [anchor["text"] for group in groups for anchor in group["anchors"]]
+    known = {answer for _, answer, *_ in WORLD.values()}
+    assert sum(text in known for text in told) >= 0.8 * len(told)

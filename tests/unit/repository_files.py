@@ -1,5 +1,6 @@
 """What the tests of the repository's files share: commands in texts, code blocks, modules outside packages."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -102,3 +103,22 @@ def commands_in(path):
     prose = re.sub(r"^#.*$", "", path.read_text(), flags=re.MULTILINE)  # headings of the page of errors quote messages
     for text in re.findall(r"`((?:make|verl-mars|python) [^`]+)`", prose):
         yield from shell_commands(text)
+
+
+def texts_of(source):
+    """The texts of a Python file: strings as the parser joins them, with FIELD for what an f-string fills in."""
+    inside = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "FIELD" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+    yield from re.findall(r"#.*", source)
+
+
+def commands_in_source(source):
+    """The commands that messages, docstrings, help texts and comments name, in backticks."""
+    for text in texts_of(source):
+        for command in re.findall(r"`((?:make|verl-mars) [^`.][^`]*)`", text):
+            yield from shell_commands(" ".join(command.split()))

@@ -7,10 +7,20 @@ import re
 import pytest
 import yaml
 from pydantic import BaseModel
-from repository_files import IDS, ROOT, cli_commands, code_blocks, commands_in, fault_of, load, shell_commands
+from repository_files import (
+    IDS,
+    ROOT,
+    cli_commands,
+    code_blocks,
+    commands_in,
+    commands_in_source,
+    fault_of,
+    load,
+    shell_commands,
+)
 
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
-PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # ---------------------------------------------------------------- commands and code blocks
 
 
@@ -36,6 +46,35 @@ def test_faults_of_commands_are_found(command, fault):
 @pytest.mark.parametrize("page", PAGES, **IDS)
 def test_commands_of_the_documentation_exist(page):
     faults = [f"{' '.join(words)}: {fault}" for words in commands_in(page) if (fault := fault_of(words))]
+    assert not faults, "\n".join(faults)
+
+
+FAULTY_SOURCE = '''
+def cure(name):
+    """As ``verl-mars data validate`` does."""
+    # `make nothing`
+    return f"see `verl-mars data check " f"{name} --fast`" + "`verl-mars score {name} --fast`"
+'''
+
+
+def test_faults_of_commands_in_messages_are_found():
+    faults = {found for words in commands_in_source(FAULTY_SOURCE) if (found := fault_of(words))}
+    assert faults == {
+        "verl-mars data has no command check",
+        "verl-mars score has no option --fast",
+        "no make target nothing",
+    }
+
+
+def test_commands_of_messages_exist():
+    files = [
+        path
+        for folder in ("verl_mars", "data_prep", "recipes", "hydra_plugins")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    found = [(path, words) for path in files for words in commands_in_source(path.read_text(encoding="utf-8"))]
+    assert len(found) > 20
+    faults = [f"{path}: {' '.join(words)}: {fault}" for path, words in found if (fault := fault_of(words))]
     assert not faults, "\n".join(faults)
 
 

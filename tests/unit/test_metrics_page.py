@@ -9,13 +9,16 @@ from repository_files import ROOT
 from verl_mars.algos.gain import GainEffect
 
 ROOMS = ("methods", "trainer", "rollout", "liveness")
-NAME = re.compile(r"(mars|pgpo|papo|vppo|vogue|timing_s|perf|reward)/[\w/{}]+")
+NAME = re.compile(r"((?:val-)?mars|pgpo|papo|vppo|vogue|timing_s|perf|reward)/[\w/{}]+")
 EXPANDED = {
     "mars/{name}": [f"mars/{field.name}" for field in fields(GainEffect)],
     "mars/{what}/{name}": [
         f"mars/{what}/<source>" for what in ("anchor_score", "anchor_acc", "anchor_format", "info_gain")
     ],
     "reward/{key}/mean": ["reward/<key>/mean"],
+    "val-mars/{key}/fused": ["val-mars/acc/fused", "val-mars/reward/fused"],
+    "val-mars/{key}/{source}": ["val-mars/acc/<source>", "val-mars/reward/<source>"],
+    "val-mars/interference/{name}": ["val-mars/interference/<data source>"],
 }
 """Names that are put together at run time."""
 

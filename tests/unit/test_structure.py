@@ -22,7 +22,7 @@ FLOORS = (
     ("views", "algos"),
     ("vision",),
     ("tasks", "rows", "store"),
-    ("methods", "liveness", "reward", "data", "cpu"),
+    ("methods", "liveness", "reward", "data", "cpu", "images"),
     ("rollout", "data_prep", "recipes", "reports"),
     ("preflight",),
     ("trainer",),

@@ -45,7 +45,7 @@ def _read_exr(path: str) -> NDArray[np.float32]:
     try:
         import OpenEXR
     except ModuleNotFoundError as error:
-        cure = 'pip install "verl-mars[exr]", or convert the file to a 16-bit PNG or a float TIFF'
+        cure = 'pip install "OpenEXR>=3.3", or convert the file to a 16-bit PNG or a float TIFF'
         raise SampleError("depth", f"{path} is an OpenEXR image, which needs the extra `exr`: {cure}") from error
     try:
         with open(path, "rb") as file:

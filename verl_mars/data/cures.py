@@ -3,7 +3,7 @@
 CURES: dict[str, str] = {
     # the row
     "no_sources": "Add the column `sources`: a list of {name, images, prompt, ground_truth}.",
-    "source_name": "Give every source of a row a name of its own.",
+    "source_name": "Give the sources of a row different names.",
     "source_images": "List in `sources[].images` the positions (from 0) of the source's images in `images`.",
     "source_prompt": "Write one <image> into the source's own prompt for each of its images, or leave the prompt null.",
     "tools": "Write `sources[].tools_kwargs` (`interaction_kwargs`): JSON text of what tools get that see this source.",
@@ -16,8 +16,8 @@ CURES: dict[str, str] = {
     "images_type": "Write `images` as a list of {image: absolute path}, or of {bytes, path}.",
     "column": "Rename the column: verl or verl-mars uses the name itself.",
     "missing_column": "Add the column.",
-    "index": "Write `extra_info.index`: an integer of its own for each row.",
-    "duplicate_id": "Give each sample an id of its own.",
+    "index": "Write `extra_info.index`: a different integer for each row.",
+    "duplicate_id": "Give each sample a different id.",
     "image_sizes": "Write `extra_info.image_sizes`: [width, height] of each image.",
     # ground truth
     "task": "Set `extra_info.task` to one of the tasks that the message names.",

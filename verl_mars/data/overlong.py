@@ -1,6 +1,6 @@
 """Which prompts are longer than a run allows, fused or with one source alone; found without decoding an image.
 
-verl raises at such a prompt while it is rolled out: its group has no rollouts, and the step goes on with the others.
+verl raises at such a prompt while it is rolled out: its group has no rollouts, and the step continues with the others.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def find_long_prompts(
     filters: bool = False,
     max_faults: int = 20,
 ) -> LongPrompts:
-    """Look at every row; those of another form are passed over, as :mod:`verl_mars.data.check` tells of them.
+    """Look at every row; those of another form are passed over, as :mod:`verl_mars.data.check` reports them.
 
     Text is bounded by its bytes first, which settles most prompts without a tokenizer.
 

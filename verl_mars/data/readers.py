@@ -40,7 +40,7 @@ def as_files(files: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -
 def _checked_file(file: str) -> str:
     if "://" in file:
         raise DataError(
-            f"{file} is not a local path. verl keeps its copy of a remote file under a hash of the name and goes on "
+            f"{file} is not a local path. verl keeps its copy of a remote file under a hash of the name and keeps "
             "reading the old rows after the file is written again: copy it to storage that all nodes see"
         )
     path = Path(file).expanduser()

@@ -46,7 +46,7 @@ class PreparedImage:
     def move_box(self, box: Box, declared: tuple[int, int] | None) -> Box:
         """A box of the raw annotation in pixels of this image.
 
-        ``declared`` is the image size that the annotation gives: it tells whether a box on an EXIF-turned image was
+        ``declared`` is the image size that the annotation gives: it says whether a box on an EXIF-turned image was
         drawn before or after the turn. Parts of a box that a crop cuts off go; a box without a rest has no area.
 
         Raises:

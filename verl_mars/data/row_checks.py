@@ -30,7 +30,7 @@ KNOWN_COLUMNS = frozenset(
 """The row's own columns, and the one that picks an agent loop for it."""
 
 RESERVED_COLUMNS = frozenset(
-    # verl passes each column to its agent loop by name, beside arguments of its own: "multiple values for argument"
+    # verl passes each column to its agent loop by name, beside its own arguments: "multiple values for argument"
     ["self", "sampling_params", "trajectory", "trace", "session_id"]
     # verl's data set, trainer and loader write these into every row themselves
     + ["raw_prompt", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor", "uid", "global_steps", "validate"]
@@ -45,7 +45,7 @@ RESERVED_COLUMNS = frozenset(
     + ["tool_extra_fields", "reward_scores", "prompt_len", "response_len", "__num_turns__"]
     # verl-mars: verl_mars.rows.FIELDS, which is not imported, as it brings torch along
     + ["anchor_scores", "anchor_sources", "anchor_versions", "anchor_tokens", "anchor_seconds", "known_anchors"]
-    + ["mars_view", "mars_noisy", "other_visual_inputs"]
+    + ["mars_view", "mars_noisy", "mars_look", "other_visual_inputs", "image_costs"]
 )
 """Names that a column of a row must not have."""
 

@@ -196,7 +196,7 @@ def _truth(truth: Boxes | Truth, images: list[PreparedImage], changed: Counter[s
 
 
 def _check_alignment(sample: Sample, images: list[PreparedImage]) -> None:
-    """Boxes hold for the sources of their image's size; a source of another size needs boxes of its own.
+    """Boxes hold for the sources of their image's size; a source of another size needs its own boxes.
 
     Raises:
         SampleError: such a source has none, so that its mono answers would be scored against another image's boxes.
@@ -211,7 +211,7 @@ def _check_alignment(sample: Sample, images: list[PreparedImage]) -> None:
         other = next((image.size for image in own if image.size != size), None)
         if source.truth is None and other is not None:
             message = f"source {source.name!r} has another size ({other[0]} x {other[1]}) than the boxes' image "
-            message += f"({size[0]} x {size[1]}) and no ground truth of its own: give it its own boxes and frame"
+            message += f"({size[0]} x {size[1]}) and no ground truth: give it its own boxes and frame"
             raise SampleError("size_mismatch", message, "sources")
 
 

@@ -13,7 +13,7 @@ _MAX_FILES = 2_000_000
 
 ONE_PICTURE = "show one picture as two sources: their anchors are the same"
 SMALL_BOX = "have a box of less than one pixel; were its numbers fractions?"
-UNALIGNED = "have boxes, and a source of another size without a ground truth of its own"
+UNALIGNED = "have boxes, and a source of another size without its own ground truth"
 COPY = "hold a copy of an image that another split holds under another name"
 
 

@@ -207,7 +207,7 @@ def _struct(fields: Mapping[str, pa.DataType]) -> pa.DataType:
 
 
 ARROW_SCHEMA: pa.Schema = arrow_schema()
-"""Images as absolute paths: what every writer of verl-mars uses unless it is told otherwise."""
+"""Images as absolute paths: the default of every writer in verl-mars."""
 
 
 def validated(row: "RowModel | Mapping[str, Any]", where: str = "") -> RowModel:

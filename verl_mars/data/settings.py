@@ -28,7 +28,7 @@ class ConvertSettings(Settings):
     splits: tuple[str, ...] = ()
     """Only these; none named: all."""
     val_fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Share of groups that go to ``val``, where the data set has no split of its own."""
+    """Share of groups that go to ``val``, where the data set names no split."""
     seed: int = 0
     shard_rows: int = Field(default=100_000, gt=0)
     shard_megabytes: int = Field(default=512, gt=0)

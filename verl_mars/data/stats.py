@@ -31,7 +31,7 @@ class Stats:
     image_sizes: Counter[str] = field(default_factory=Counter)
     boxes_per_row: Counter[int] = field(default_factory=Counter)
     own_prompts: Counter[str] = field(default_factory=Counter)
-    """Rows in which a source has a prompt of its own, by source."""
+    """Rows in which a source has its own prompt, by source."""
     own_truths: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     """Answers other than boxes; the first 1,000 different ones."""

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig
 
+from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method
 from verl_mars.methods.table import METHODS, method_of
 from verl_mars.preflight.checkpoints import checkpoint_faults
 from verl_mars.preflight.data import data_faults, frame_faults
 from verl_mars.register import TRAINER_MODES
+from verl_mars.rollout.validation import SECTION, ProbeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ def config_faults(config: DictConfig) -> Iterator[str]:
     yield from _sampler_faults(config)
     yield from _off_policy_faults(config)
     yield from _correction_faults(config)
+    yield from _images_faults(config)
+    yield from _tower_faults(config)
+    yield from _probe_faults(config)
     name = str(config.algorithm.adv_estimator)
     try:
         # Sections of other methods are not looked at: a recipe may be changed on the command line, to compare.
@@ -74,6 +79,37 @@ def _estimator_faults(config: DictConfig) -> Iterator[str]:
         yield f"algorithm.adv_estimator = {name!r} is not registered with verl; known: {', '.join(known)}"
     elif name in METHODS and name in {own.value for own in AdvantageEstimator}:
         yield f"algorithm.adv_estimator = {name!r}: an installed method has the name of an estimator of verl; rename it"
+
+
+def _images_faults(config: DictConfig) -> Iterator[str]:
+    """Impossible settings, and rollouts that outlive the images that their rows refer to."""
+    try:
+        enabled = ImagesOnce.of(config).enable
+    except ValueError as error:
+        yield from str(error).split("\n")
+        return
+    if enabled and config.trainer.v1.trainer_mode in TRAINER_MODES and config.skip.rollout_tq.enable:
+        yield (
+            "skip.rollout_tq.enable = True: verl would write rows to disk that refer to images of this run only; set "
+            "data.images_once.enable=false, so that each row holds a copy"
+        )
+
+
+def _tower_faults(config: DictConfig) -> Iterator[str]:
+    """A frozen vision tower where the engine cannot have one."""
+    actor = config.actor_rollout_ref.actor
+    if not actor.get("freeze_vision_tower"):
+        return
+    if actor.strategy not in ("fsdp", "fsdp2"):
+        yield (
+            f"actor_rollout_ref.actor.freeze_vision_tower = True with strategy {actor.strategy!r}: only fsdp2 and fsdp "
+            "can freeze it; set the strategy to fsdp2, or freeze_vision_tower to false"
+        )
+    elif actor.strategy == "fsdp" and not actor.fsdp_config.get("use_orig_params"):
+        yield (
+            "actor_rollout_ref.actor.freeze_vision_tower = True with strategy 'fsdp': FSDP1 puts frozen and trained "
+            "parameters into one flat one; set actor.fsdp_config.use_orig_params=true, or the strategy to fsdp2"
+        )
 
 
 def _mode_faults(config: DictConfig, method: type[Method]) -> Iterator[str]:
@@ -106,6 +142,26 @@ def _rollout_faults(config: DictConfig) -> Iterator[str]:
         yield (
             f"actor_rollout_ref.rollout.n x actor.ppo_mini_batch_size = {rows} rows do not divide among {ranks} "
             "data-parallel ranks; verl would stop at the first actor update"
+        )
+
+
+def _probe_faults(config: DictConfig) -> Iterator[str]:
+    try:
+        settings = ProbeSettings.of(config.algorithm)
+    except ValueError as error:
+        yield from str(error).split("\n")
+        return
+    mode = config.trainer.v1.trainer_mode
+    for key, value in settings.model_dump(by_alias=True).items():
+        if value and (mode not in TRAINER_MODES or not config.trainer.use_v1):
+            yield (
+                f"algorithm.{SECTION}.{key} = {value!r}: the trainer mode {mode!r} does not know it; "
+                f"set trainer.v1.trainer_mode to one of {', '.join(TRAINER_MODES)}"
+            )
+    if settings.see and mode == "mars_separate_async":
+        yield (
+            f"algorithm.{SECTION}.see = {settings.see}: mars_separate_async does not stop its rollout devices to look; "
+            "leave it at 0, and ask `verl-mars doctor --see` before the run"
         )
 
 

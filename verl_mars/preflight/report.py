@@ -62,13 +62,27 @@ class DoctorReport:
 
 
 def examine(
-    config_name: str | None = None, overrides: Sequence[str] = (), data: bool = True, ray: bool = True
+    config_name: str | None = None,
+    overrides: Sequence[str] = (),
+    data: bool = True,
+    ray: bool = True,
+    sight: bool = False,
 ) -> DoctorReport:
-    """Look at the plugin, at a Ray worker unless ``ray`` is False, and at a recipe if one is named."""
+    """Look at the plugin, at a Ray worker unless ``ray`` is False, and at a recipe if one is named.
+
+    With ``sight`` the recipe's models are loaded, unless it has a fault already, and asked whether they see
+    (:func:`verl_mars.preflight.see.see`).
+    """
+    recipe = None if config_name is None else inspect_recipe(config_name, overrides, data)
+    if sight and config_name is not None and recipe is not None and not recipe.faults:
+        from verl_mars.preflight.see import see
+
+        seen = see(config_name, overrides)
+        recipe = RecipeState(recipe.faults + seen.faults, recipe.notes + seen.notes)
     return DoctorReport(
         here=inspect_plugin(),
         ray_worker=inspect_ray_worker() if ray else None,
-        recipe=None if config_name is None else inspect_recipe(config_name, overrides, data),
+        recipe=recipe,
         config_name=config_name,
         overrides=overrides,
         machine=describe_machine(),

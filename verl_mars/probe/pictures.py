@@ -31,9 +31,9 @@ class Picture:
     """SHA-256 of the file and of the bounds that it was scaled to."""
 
     @property
-    def data_url(self) -> str:
+    def data_url(self) -> bytes:
         """As servers take it."""
-        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+        return b"data:%s;base64,%s" % (self.media_type.encode(), base64.b64encode(self.data))
 
     def open(self) -> Image.Image:
         """Decoded, in RGB."""

@@ -4,23 +4,20 @@ Reads verl's dumps of training responses (``trainer.rollout_data_dir``) of runs 
 relative to the largest value of its response: log(1 + value) over the largest of them.
 """
 
-import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verl_mars.errors import DataError, SampleError, UsageError
+from verl_mars.reports.dumps import dumped_lines
 from verl_mars.reports.page import Picture, picture, write_page
 
 LABELS = "token_values"
 """Key of a dumped line: the label of each value that its tokens can be shaded by, in order of preference."""
-
-LONGEST_LINE = 64 * 2**20
-"""Bytes of one dumped response."""
 
 MOST_PROMPTS = 10_000
 """Prompts whose responses are read, for the medians."""
@@ -79,7 +76,7 @@ def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[st
     """
     found: list[ShadedResponse] = []
     prompts: set[str] = set()
-    for number, entry in _entries(dump):
+    for number, entry in dumped_lines(dump):
         if len(found) == count:
             break
         prompt = str(entry.get("uid", f"line {number}")).rsplit("_", 2)[0]  # verl's {prompt}_{session}_{output}
@@ -101,24 +98,6 @@ def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[st
     if not found:
         raise DataError(f"{dump}: no response in it")
     return str(value), found
-
-
-def _entries(dump: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with dump.open("rb") as file:
-            number = 0
-            while line := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise DataError(f"{dump}, line {number}: longer than {LONGEST_LINE} bytes")
-                entry = json.loads(line)
-                if not isinstance(entry, dict):
-                    raise DataError(f"{dump}, line {number}: no dumped response")
-                yield number, entry
-    except OSError as error:
-        raise DataError(f"{dump} cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{dump}, line {number}: no JSON: {error}") from error
 
 
 def _response(dump: Path, number: int, entry: dict[str, Any], name: str) -> ShadedResponse:

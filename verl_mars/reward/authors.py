@@ -1,6 +1,6 @@
 """The rewards that the MARS authors published, for people who compare with the paper (``variant=authors``).
 
-Formulas of ``verl/utils/reward_score/{grounding,vqa}.py`` in AI9Stars/MARS at 3eee0fb, written anew. Kept, because
+Formulas of ``verl/utils/reward_score/{grounding,vqa}.py`` in AI9Stars/MARS at 3eee0fb, reimplemented. Kept, because
 they are the published numbers: the first ``<answer>`` counts; one part in four of a point for each of one non-empty
 thought, one non-empty answer and (grounding) one ```` ```json ```` block; substrings pass for the truth; labels, order
 and coordinate frames are not looked at; an image without objects earns nothing for its boxes. Not kept: the crashes.

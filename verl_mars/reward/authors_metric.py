@@ -1,4 +1,4 @@
-"""The MARS authors' evaluation (``evaluation/eval_qwen.py`` of AI9Stars/MARS at 3eee0fb), written anew.
+"""The MARS authors' evaluation (``evaluation/eval_qwen.py`` of AI9Stars/MARS at 3eee0fb), reimplemented.
 
 For people who want to know how much of a published number is the metric. Its faults are kept, because they are the
 metric: a grounding answer that cannot be read is left out of the count; boxes in excess cost nothing; answers in words

@@ -44,7 +44,7 @@ class MarsRewardManager(RewardManagerBase):
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
         self.settings = read_settings(config)
-        # verl passes its own default_compute_score where the user has no function; the path tells, as it does to verl.
+        # verl passes its own default_compute_score where the user has no function; the path decides, as in verl.
         custom = config.reward.get("custom_reward_function") or {}
         self.compute_score = compute_score if custom.get("path") else None
         self.is_async_reward_score = inspect.iscoroutinefunction(self.compute_score)

@@ -30,7 +30,7 @@ def read_response(text: str, think_in_prompt: bool = False) -> Response:
     """Take a response apart in one pass over its tags.
 
     An answer inside a thought is not an answer: a model may consider one and drop it. A thought that is never closed
-    runs to the end. A second ``<answer>`` before the first is closed starts the answer anew. The authors take the
+    runs to the end. A second ``<answer>`` before the first is closed restarts the answer. The authors take the
     first ``<answer>`` wherever it stands, so one stray tag loses a right answer, and ``<answer>`` before ``<think>``
     keeps full marks.
     """

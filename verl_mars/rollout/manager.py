@@ -5,7 +5,7 @@ from typing import Any
 import ray
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
-from verl_mars.rollout.worker import MarsAgentLoopWorker
+from verl_mars.rollout.image_sharing import SharesImages
 
 
 class MarsAgentLoopManager(AgentLoopManagerTQ):
@@ -13,4 +13,4 @@ class MarsAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(MarsAgentLoopWorker)
+        self.agent_loop_workers_class = ray.remote(SharesImages)

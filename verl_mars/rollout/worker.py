@@ -11,20 +11,25 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat, store
 from verl_mars.liveness.reward_workers import LivingRewardWorkers
 from verl_mars.methods.base import Presentation, PromptContext, Session
 from verl_mars.methods.table import method_of
-from verl_mars.rows import KNOWN_ANCHORS, OTHER_VISUAL_INPUTS, VIEW, Anchor, Anchors
-from verl_mars.views import Row
+from verl_mars.rollout.validation import ProbeSettings, sessions_alone
+from verl_mars.rows import ANCHOR_DETAILS, KNOWN_ANCHORS, LOOK, OTHER_VISUAL_INPUTS, VIEW, Anchor, Anchors
+from verl_mars.views import Row, with_images
 
 logger = logging.getLogger(__name__)
 
 SEED_KEYS = {"transformers": "seed", "vllm": "seed", "sglang": "sampling_seed", "trtllm": "seed"}
 """What a request's seed is called in the sampling parameters of each rollout engine. SGLang fails on a key that it does
 not know, so an engine that is not listed gets none."""
+
+LOOK_TOKENS = 64
+"""Longest answer of a prompt that is marked with :data:`~verl_mars.rows.LOOK`."""
 
 _SEEDED_AT_NO_COST = ("transformers",)
 """Engines whose sessions always have a seed; the others sample slower with one."""
@@ -52,7 +57,8 @@ class RunningPrompt:
 
     presentation: Presentation
     anchors: "asyncio.Task[Anchors] | None" = None
-    other_inputs: Mapping[str, Any] | None = None
+    validates: bool = False
+    other_inputs: "asyncio.Task[Any] | None" = None
     """Visual inputs of the presentation's other images, made once for all sessions."""
 
 
@@ -65,30 +71,41 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
     marks the group finished. A mono trajectory is never written. A failed mono session leaves its anchor out.
     """
 
+    probing = ProbeSettings()
+    keeps_responses = False
+    """Whether answers of mono sessions are kept with the fused ones, for the dumps of rollouts."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.method = method_of(self.config.algorithm)
         rollout = self.config.actor_rollout_ref.rollout
         self.seed_key = seed_key(rollout)
         self.running_prompts: dict[str, RunningPrompt] = {}
+        folders = ("rollout_data_dir", "validation_data_dir")
+        self.keeps_responses = any(self.config.trainer.get(folder) for folder in folders)
+        self.probing = ProbeSettings.of(self.config.algorithm)
         _compat.freeze_startup_objects()
 
     # ------------------------------------------------------------ a prompt
 
     async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         self.ask_reward_workers()
-        if trajectory["validate"]:
+        if LOOK in prompt:
+            prompt, sampling_params = await self._for_look(prompt, sampling_params)
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
-        uid, known = prompt["uid"], prompt.pop(KNOWN_ANCHORS, "")
+        uid, known, validates = prompt["uid"], prompt.pop(KNOWN_ANCHORS, ""), trajectory["validate"]
+        if validates and not self.probing.validate_sources:
+            return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         try:
-            presentation = await self.method.present(prompt, self._prompt_context(prompt, trajectory))
+            context = self._prompt_context(prompt, trajectory)
+            presentation = Presentation(prompt) if validates else await self.method.present(prompt, context)
         except Exception as error:  # one prompt that cannot be shown, for whatever reason, must not stall the run
             logger.error("prompt uid %s (index %s) cannot be shown: %s", uid, prompt.get("index"), error)
             await store.mark_failed(uid)
             return
-        running = self.running_prompts[uid] = RunningPrompt(presentation)
+        running = self.running_prompts[uid] = RunningPrompt(presentation, validates=validates)
         prompt = presentation.prompt
-        if self.method.anchoring is not None:
+        if validates or self.method.anchoring is not None:
             anchors = self._roll_out_anchors(dict(prompt), sampling_params, trajectory, known)
             running.anchors = asyncio.create_task(anchors)
         try:
@@ -105,6 +122,20 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             seed=lambda purpose: self._session_seed(trajectory, prompt["index"], purpose, 0),
             load_images=self._load_images,
         )
+
+    async def _for_look(self, prompt: Row, sampling_params: dict) -> tuple[Row, dict]:
+        """A prompt that is marked with :data:`LOOK`, and its sampling: greedy, short, with log-probs."""
+        params = {
+            **sampling_params,
+            "logprobs": True,
+            "max_tokens": min(LOOK_TOKENS, self.config.data.max_response_length),
+        }
+        apply_greedy_sampling_params(params)
+        row = {**prompt, "__rollout_n__": 1}
+        if row.pop(LOOK) == "blank":
+            images = await self._load_images(row["raw_prompt"])
+            row = with_images(row, [new_image("RGB", image.size, (128, 128, 128)) for image in images])
+        return row, params
 
     async def _load_images(self, messages: Sequence[Mapping[str, Any]]) -> list[Image]:
         """The images of a conversation as the agent loop loads them: decoded, at the size that the model sees.
@@ -135,7 +166,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             return await self._score_mono_session(output if isinstance(output, list) else [output], kwargs)
         running = self.running_prompts.get(kwargs["uid"])
         if running is not None and running.presentation.other_images is not None:
-            kwargs[OTHER_VISUAL_INPUTS] = self._other_inputs(running, output)
+            kwargs[OTHER_VISUAL_INPUTS] = await self._other_inputs(running, output)
         if running is not None and running.presentation.stored_messages is not None:
             kwargs["raw_prompt"] = running.presentation.stored_messages
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
@@ -148,7 +179,11 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         await super()._compute_score(outputs, kwargs=kwargs)
         running = None if VIEW in kwargs else self.running_prompts.get(kwargs["uid"])
         if running is not None and running.anchors is not None:
-            kwargs.update((await running.anchors).fields(self._anchor_values))
+            anchors = await running.anchors
+            if not running.validates:
+                kwargs.update(anchors.fields(self._anchor_values))
+            if running.validates or self.keeps_responses:
+                outputs[-1].extra_fields.setdefault("reward_extra_info", {})[ANCHOR_DETAILS] = anchors.details()
 
     def scored_again(self, session: dict[str, Any]) -> bool:
         """Fused sessions only: the anchor of a mono session whose scorer died is missing."""
@@ -160,7 +195,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         identity = (seed, trajectory["step"], trajectory["validate"], index, view, session)
         return int.from_bytes(hashlib.blake2b(repr(identity).encode(), digest_size=4).digest(), "big") >> 1
 
-    def _other_inputs(self, running: RunningPrompt, output: Any) -> Mapping[str, Any]:
+    async def _other_inputs(self, running: RunningPrompt, output: Any) -> Any:
         """The visual inputs of the images that a trajectory is rescored under."""
         other_images = running.presentation.other_images
         if not other_images:
@@ -174,10 +209,15 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             )
         if running.other_inputs is None:
             other = last.model_copy(update={"multi_modal_data": {"images": list(other_images)}})
-            inputs = self._compute_multi_modal_inputs(other, torch.tensor([*last.prompt_ids, *last.response_ids]))
-            inputs.pop("mm_token_type_ids", None)  # needed for position ids only, which the trajectory has already
-            running.other_inputs = inputs
-        return running.other_inputs
+            running.other_inputs = asyncio.create_task(self.visual_inputs(other))
+        return await asyncio.shield(running.other_inputs)
+
+    async def visual_inputs(self, output: Any) -> Any:
+        """The visual inputs of an output as a field of a row, computed off the event loop."""
+        tokens = torch.tensor([*output.prompt_ids, *output.response_ids])
+        inputs = await asyncio.to_thread(self._compute_multi_modal_inputs, output, tokens)
+        inputs.pop("mm_token_type_ids", None)  # needed for position ids only, which the trajectory has already
+        return inputs
 
     # ------------------------------------------------------------ anchors
 
@@ -194,7 +234,11 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             return Anchors.known(known)
         start = time.monotonic()
         try:
-            sessions = self.method.anchoring.sessions(prompt) if self.method.anchoring is not None else ()
+            sessions: Sequence[Session] = ()
+            if trajectory["validate"]:
+                sessions = sessions_alone(prompt, self.method.mono_prompt)
+            elif self.method.anchoring is not None:
+                sessions = self.method.anchoring.sessions(prompt)
         except ValueError as error:
             logger.error("prompt uid %s (index %s) has no anchors: %s", prompt["uid"], prompt.get("index"), error)
             return Anchors.missing(["unknown"])
@@ -217,10 +261,11 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             row.pop("__do_sample__", None)
             marks = {VIEW: session.view.name}
             running = self._run_agent_loop(params, trajectory, trace=False, session_id=session.number, **marks, **row)
-            score, version, tokens, values = await asyncio.wait_for(running, session.timeout_seconds)
+            score, version, tokens, values, text = await asyncio.wait_for(running, session.timeout_seconds)
             values["truncated"] = float(tokens >= params.get("max_tokens", self.config.data.max_response_length))
-            kept = {name: values.get(name, math.nan) for name in self._anchor_values}
-            return Anchor(session.source, score, version, tokens, kept)
+            names = ("acc",) if trajectory["validate"] else self._anchor_values
+            kept = {name: values.get(name, math.nan) for name in names}
+            return Anchor(session.source, score, version, tokens, kept, text)
         except Exception as error:  # one failed session, of whatever kind, must not take its group down
             cause = str(error).strip().rpartition("\n")[2]  # of a Ray error: the line after the remote traceback
             logger.error(
@@ -231,12 +276,13 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
 
     async def _score_mono_session(
         self, outputs: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[float, float, int, dict[str, float]]:
-        """Score, weights version, sampled tokens and numeric reward details of a further session."""
+    ) -> tuple[float, float, int, dict[str, float], str | None]:
+        """Score, weights version, sampled tokens, numeric reward details and, if kept, text of a further session."""
         await self._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]
         version = last.extra_fields.get("max_global_steps")
         details = last.extra_fields.get("reward_extra_info") or {}
         numbers = {name: float(value) for name, value in details.items() if isinstance(value, int | float)}
         tokens = sum(len(output.response_ids) for output in outputs)
-        return float(last.reward_score), math.nan if version is None else float(version), tokens, numbers
+        text = self.tokenizer.decode(last.response_ids, skip_special_tokens=True) if self.keeps_responses else None
+        return float(last.reward_score), math.nan if version is None else float(version), tokens, numbers, text

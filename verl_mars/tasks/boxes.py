@@ -27,7 +27,7 @@ _TOKEN = re.compile(
     r"|(?P<number>[-+]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][-+]?\d{1,4})?)(?![\w.])|(?P<word>[^\s\[\](){}:,]+))",
     re.DOTALL,
 )
-_BOXED = re.compile(r"\\boxed\s?\{")
+_BOXED = re.compile(r"\\boxed\s?\{|\\[\[\]]")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)|\"", re.DOTALL)
 _LITERALS = frozenset({"null", "None", "true", "false", "True", "False", "NaN", "nan", "Infinity", "inf"})
 _ELLIPSES = frozenset({"...", "..", "\u2026"})
@@ -109,11 +109,12 @@ def _unescaped(text: str) -> str:
 
 
 def _items_of(value: Any) -> Any:
-    """The list in an object that is no box but holds one list of boxes: ``{"objects": [...]}``."""
+    """The list of boxes in an object that is no box, or in a list around it: ``{"objects": [...]}``, ``[[...]]``."""
     if isinstance(value, dict) and not any(key in value for key in BOX_KEYS):
         lists = [inner for inner in value.values() if isinstance(inner, list) and _holds_box(inner)]
         return lists[0] if len(lists) == 1 else value
-    return value
+    nested = isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
+    return value[0] if nested and any(isinstance(item, dict) for item in value[0]) else value
 
 
 def _values_in(text: str) -> list[Any]:
@@ -158,7 +159,7 @@ def _json_in(text: str) -> list[Any]:
             spent += max(error.pos - start.start(), 1_000) if isinstance(error, json.JSONDecodeError) else 10_000
             if start.group() == "[":
                 position = start.end()
-            else:  # nothing inside a broken object is a box of its own
+            else:  # nothing inside a broken object is a separate box
                 closed = text.find("}", start.end())
                 position = len(text) if closed < 0 else closed + 1
     return values
@@ -169,7 +170,7 @@ def _nearly_json(text: str) -> list[Any]:
 
     Inside of them a Python tuple is a list; outside, round brackets are prose.
 
-    One pass over the tokens with a stack of its own, so that no nesting is too deep and no text raises.
+    One pass over the tokens with an explicit stack, so that no nesting is too deep and no text raises.
     """
     roots: list[Any] = []
     stack: list[tuple[str, list[Any]]] = []

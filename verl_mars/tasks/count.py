@@ -19,7 +19,7 @@ _CHANGERS = frozenset(
     # bounds
     "more less fewer greater smaller least most over under above below up maximum minimum max min between within from "
     "until beyond exceed exceeds exceeding or almost nearly about around approximately roughly circa approx some "
-    "another other additional upwards excess close something hardly barely scarcely besides further extra "
+    "another other additional near nowhere upwards excess close something hardly barely scarcely besides further extra "
     # negation
     "not no non never none neither nor without except excluding isn't aren't wasn't weren't don't doesn't can't cannot "
     "n't wrong incorrect false "
@@ -33,8 +33,8 @@ _CHANGERS = frozenset(
     "instead rather although however".split()
 )
 _AT_LEAST = re.compile(r"\b(?:at (?:least|most)|up to|or so|and (?:more|up|above|counting))\b")
-_MARKED = re.compile(r"\d(?:'|\"|\?| ?-ish\b)|\?$")
-"""A number in feet or minutes of arc, or in doubt."""
+_MARKED = re.compile(r"\d(?:'|\"|\?| ?-ish\b)|\?$|\d ?[x\u00d7*] ?\d|\d,\d(?!\d\d(?!\d))|\bone of\b")
+"""A number in feet or minutes of arc, one in doubt, a product, two around a comma, one of several."""
 _ZERO = re.compile(r"^(?:(?:none|nothing)\b|(?:there )?(?:is|are) (?:no|none|not any)\b)")
 
 
@@ -74,7 +74,7 @@ class Count(Task[CountTruth]):
         """A number, or text such as "three or 3"."""
         numbers = {value}
         if isinstance(value, str):
-            numbers = {only_number(words.tidy(part)) for part in words.alternatives(value)}
+            numbers = {only_number(words.unwrapped(words.tidy(part))) for part in words.alternatives(value)}
         number = numbers.pop() if len(numbers) == 1 else None
         if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
             raise ValueError(f"ground truth {value!r} is not one whole number")

@@ -35,6 +35,11 @@ _SAME = [
     (re.compile(r"\^(?:\((-?\d{1,9})\)|(-\d{1,9}))"), r"^{\1\2}"),
     (re.compile(r"\^(?:\{0?\.5\}|0?\.5(?!\d))"), "^{1/2}"),
     (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r" ?\bper ?cent\b"), "%"),
+    (re.compile(r"\|[-+]?([\d.]+)\|"), r"\1"),
+    (re.compile(r"\\lt(?![a-zA-Z]) ?"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z]) ?"), ">"),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r" != ?|(?<![\w)\]])!="), r"\\ne "),
@@ -90,6 +95,8 @@ _RELATION = re.compile(
     r"|\^\{?T\}?"
 )
 """What math-verify drops: relations, negations, bars, primes, transposition."""
+_PAIR = re.compile(r"([(\[]).*,.*([)\]])", re.DOTALL)
+"""A point or an interval: its brackets say which, and whether the ends belong to it."""
 _BASE = re.compile(r"\d_(?:\{(\d+)\}|(\d))")
 _NAMED = re.compile(r"^[a-zA-Z](?:_\w)?(?:\([a-z]\))? ?= ?(?=[^=])")
 _ENDS_OPEN = re.compile(r"[-+*/^=<>_]$|\\(?:times|cdot|div|pm)$|^[*/^=<>]|[^\d)\]}a-zA-Z'!]!$")
@@ -238,7 +245,10 @@ def settle(said: str, true: str) -> bool | None:
     if one_number is not None and other_number is not None:
         return _equal(one_number, other_number)
     if said.casefold() == true.casefold():  # a word, or variables that math-verify does not tell apart
-        return said.isalpha() and len(true) > 2
+        return said.replace(" ", "").isalpha() and len(true) > 2
+    pairs = _PAIR.fullmatch(said), _PAIR.fullmatch(true)
+    if pairs[0] and pairs[1] and pairs[0].groups() != pairs[1].groups():
+        return False
     for pattern in (_RELATION, _CHANGES, _DIGITS_APART, _ENDS_OPEN):
         if sorted(pattern.findall(said)) != sorted(pattern.findall(true)):
             return False

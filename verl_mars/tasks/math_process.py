@@ -1,4 +1,4 @@
-"""math-verify in a process of its own, which can be ended when an expression takes too long.
+"""math-verify in a separate process, which can be ended when an expression takes too long.
 
 One process serves a whole reward worker. It reads a JSON line with ``gold``, ``answer`` and ``seconds`` and writes one
 with ``right`` and ``problem``. It ends with its parent (end of input) and by itself when a computation overruns.

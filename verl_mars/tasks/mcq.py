@@ -115,6 +115,8 @@ def _named(text: str, choices: list[str]) -> int | None:
     strict = [words.folded_form(choice) for choice in choices]
     plain = [words.plain_form(choice) for choice in choices]
     form = words.weakest_form(choices)
+    if text.endswith("?") and not any(choice.endswith("?") for choice in choices):
+        return None  # a guess
     bare = words.without_lead(text)
     for said in dict.fromkeys((text, bare, _IS_RIGHT.sub("", bare))):
         letter = _LETTER.fullmatch(said)

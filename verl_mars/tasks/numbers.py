@@ -14,7 +14,7 @@ LARGEST = 10**15
 _NUMBER = re.compile(r"-?(?:\d{1,40})(?:\.\d{1,40})?")
 _DIGITS = "\u96f6\u3007\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"
 _CHINESE = re.compile(
-    rf"(?:\u56fe\u4e2d|\u753b\u9762\u4e2d|\u56fe\u7247\u4e2d)?(?:\u4e00\u5171|\u603b\u5171|\u5171)?[\u6709\u662f]?"
+    rf"(?:\u6211?(?:\u53ef\u4ee5)?\u770b[\u5230\u89c1]\u4e86?)?(?:\u56fe\u4e2d|\u753b\u9762\u4e2d|\u56fe\u7247\u4e2d)?(?:\u4e00\u5171|\u603b\u5171|\u5171)?[\u6709\u662f]?"
     rf"(\d{{1,12}}|[{_DIGITS}\u4e24\u5169\u5341\u767e\u5343\u4e07]{{1,12}})"
     r"(?:[\u4e2a\u500b\u4eba\u53ea\u8f86\u5f20\u6761\u4f4d\u672c\u68f5\u5ea7\u6735\u53f0\u628a\u4ef6\u53ea\u67b6\u8258\u5339"
     r"\u5934\u540d\u6240\u5bb6\u68f5\u680b\u5757\u7247\u8282\u6839\u652f\u53ea\u526f\u76cf\u6247\u9762]"
@@ -111,7 +111,8 @@ def _read_number(words: list[str], start: int) -> tuple[int, int]:
 
 def chinese_number(text: str) -> float | None:
     """The number of a Chinese answer such as "3\u4e2a" or "\u4e09\u4e2a\u4eba"; None for any other text."""
-    match = _CHINESE.fullmatch(text.strip(" ."))
+    text = text.replace(" ", "").rstrip(".")
+    match = _CHINESE.fullmatch(text)
     if match is None or _CHINESE_CHANGERS.search(text[match.end(1) :]) or len(text) > 40:
         return None
     said = match.group(1)

@@ -36,8 +36,8 @@ _CHINESE_AGAINST = {
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _YES, _NO = frozenset({"yes", "yeah", "yep", "yup"}), frozenset({"no", "nope", "nah"})
 _NOT = frozenset(
-    "not never none nothing neither nor cannot without isn't aren't wasn't weren't don't doesn't didn't can't couldn't "
-    "won't wouldn't".split()
+    "not never none nothing nobody nowhere neither nor cannot without isn't aren't wasn't weren't don't doesn't didn't "
+    "can't couldn't won't wouldn't".split()
 )
 _HEDGES = frozenset(
     "or but maybe perhaps possibly probably might could may unsure uncertain unclear unknown either sometimes partly "
@@ -90,6 +90,8 @@ class Vqa(Task[VqaTruth]):
         """A text such as "three or 3", a number, or a list of answers."""
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = f"{value:g}"
+        if isinstance(value, str) and value.lstrip().startswith("\\"):
+            value = words.unwrapped(value.strip())
         return {"answers": words.alternatives(value) if isinstance(value, str) else value}
 
     def published(self, truth: VqaTruth) -> str:

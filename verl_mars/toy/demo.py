@@ -59,7 +59,8 @@ def demo(
     """Run the demo, write its results to `out`, and return the summary. Same seed, same numbers.
 
     Writes ``summary.json``, ``metrics.jsonl``, ``curve.png``, ``samples.png``, ``checkpoint/``, ``train.log``,
-    ``rollouts/`` (every training response) and ``hydra/`` (the configuration). Results of an earlier demo are replaced.
+    ``rollouts/`` (every training response), ``rollouts.html`` (the last step's, with images, rewards and advantages)
+    and ``hydra/`` (the configuration). Results of an earlier demo are replaced.
 
     Raises:
         ValueError: an unknown track or algorithm, or fewer than one step.
@@ -75,6 +76,7 @@ def demo(
 
     with _timed(seconds, "prepare"):
         paths = prepare(track, seed)
+    from verl_mars.reports.rollouts import write_rollouts_page
     from verl_mars.toy.evaluate import evaluate, latest_checkpoint, read_heldout
     from verl_mars.toy.pictures import draw_curve, draw_samples
     from verl_mars.toy.report import Run, summarize, table, write_summary
@@ -94,6 +96,7 @@ def demo(
         draw_samples(before, after, folder / "samples.png")
     summary = summarize(Run(seed, track, algorithm, steps, seconds), before, after, metrics)
     write_summary(summary, folder / "summary.json")
+    write_rollouts_page(folder / "rollouts" / f"{steps}.jsonl", folder / "rollouts.html")
     console.print(table(before, after))
     phases = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items())
     console.print(f"{title}. {phases}.", soft_wrap=True, highlight=False)

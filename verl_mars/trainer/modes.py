@@ -13,11 +13,26 @@ from verl_mars.preflight.checkpoints import how_to_continue
 from verl_mars.trainer.anchor_memory import RemembersAnchors
 from verl_mars.trainer.checkpoints import SavesIdentity
 from verl_mars.trainer.counts import SumsCounts
+from verl_mars.trainer.image_costs import FreesImages
 from verl_mars.trainer.reward_details import RewardDetails
+from verl_mars.trainer.rollout_dump import DumpsPrompts
+from verl_mars.trainer.sight import LooksFirst
 from verl_mars.trainer.token_dump import DumpsTokens
+from verl_mars.trainer.validation import ValidatesSources
 
 
-class MarsTrainer(RewardDetails, DumpsTokens, RemembersAnchors, SumsCounts, SavesIdentity, EndsWithDeadProcesses):
+class MarsTrainer(
+    RewardDetails,
+    ValidatesSources,
+    DumpsPrompts,
+    DumpsTokens,
+    RemembersAnchors,
+    FreesImages,
+    SumsCounts,
+    SavesIdentity,
+    EndsWithDeadProcesses,
+    LooksFirst,  # after it: a process that dies while it looks is explained too
+):
     """The parts that all three modes have."""
 
     def how_to_continue(self) -> str:

@@ -8,13 +8,14 @@ Shapes: B rows, P prompt tokens, R response tokens, S sampled tokens of a respon
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from verl.single_controller.ray import RayWorkerGroup
 
 from verl_mars import store
+from verl_mars.images.reference import stored_once
 from verl_mars.rows import OTHER_VISUAL_INPUTS
 from verl_mars.store import Batch
 from verl_mars.trainer.divergence_worker import FED, OWN_PLACES, PIXELS, PLACES, RESULTS
@@ -46,6 +47,7 @@ def rescore(
     worker_group: RayWorkerGroup,
     temperature: float,
     multiple: int,
+    limit: int = 0,
 ) -> ViewLogProbs:
     """Log-probabilities of each response under its row's other view.
 
@@ -57,6 +59,8 @@ def rescore(
         worker_group: verl's actor workers.
         temperature: of the rollout, as for the old log-probs.
         multiple: the workers get a multiple of this many rows; the last one is repeated to fill up.
+        limit: visual inputs that several views share are stored once, and a worker holds at most so many bytes of them;
+            0: each row holds a copy.
     """
     result = [values.float().clone() for values in old_log_probs]
     rendered = _rendered(trajectories, views)
@@ -71,8 +75,10 @@ def rescore(
         batch.extra_info.update(flags)
         worker_group.compute_log_prob(batch)
 
-    fields = {key: row_fields(trajectory) for key, trajectory in rows.items()}
-    computed = store.run_on_rows(PARTITION, fields, _tags(rows.values()), run, ["log_probs"])["log_probs"]
+    with stored_once([trajectory.visual_inputs for trajectory in rows.values()], limit) as inputs:
+        shown = [replace(row, visual_inputs=one) for row, one in zip(rows.values(), inputs, strict=True)]
+        fields = {key: row_fields(row) for key, row in zip(rows, shown, strict=True)}
+        computed = store.run_on_rows(PARTITION, fields, _tags(shown), run, ["log_probs"])["log_probs"]
     for i, trajectory in rendered.items():
         sampled = trajectories[i].response_mask.bool()
         # A token's log-prob stands where the token before it is.
@@ -89,6 +95,7 @@ def compare_views(
     worker_group: RayWorkerGroup,
     temperature: float,
     multiple: int,
+    limit: int,
     pixels: str,
     fill_up: RescoreView,
 ) -> ViewLogProbs:
@@ -110,11 +117,9 @@ def compare_views(
     rendered = _rendered(trajectories, views)
     if not rendered:
         return ViewLogProbs(result, forward, reverse)
-    brought = any(trajectory.visual_inputs for trajectory in rendered.values())
-    if brought and not pixels:
+    brought = any(trajectory.visual_inputs for trajectory in rendered.values()) and not pixels
+    if brought:
         pixels = OTHER_VISUAL_INPUTS
-        inputs = [dict(rendered[i].visual_inputs) if i in rendered else {} for i in range(len(batch))]
-        store.write(batch, {pixels: inputs})
     spare = [i for i in range(len(batch)) if i not in rendered][: -len(rendered) % multiple]
     rows = rendered | {i: fill_up.show(trajectories[i]) or trajectories[i] for i in spare}
     own = Batch(
@@ -133,9 +138,13 @@ def compare_views(
     def run(view: Batch) -> None:
         worker_group.compute_view_divergence(view, own)
 
-    computed = store.run_on_rows(PARTITION, fields, _tags(rows.values()), run, RESULTS)
-    if brought:
-        store.write(batch, {pixels: [{} for _ in batch.keys]})  # nobody needs them any more
+    other = [rendered[i].visual_inputs if brought and i in rendered else {} for i in range(len(batch))]
+    with stored_once(other, limit) as inputs:
+        if brought:
+            store.write(batch, {pixels: inputs})
+        computed = store.run_on_rows(PARTITION, fields, _tags(rows.values()), run, RESULTS)
+        if brought:
+            store.write(batch, {pixels: [{} for _ in batch.keys]})  # nobody needs them any more
     for i in rendered:
         sampled = trajectories[i].response_mask.bool()
         for column, name in zip((result, forward, reverse), RESULTS, strict=True):
@@ -169,7 +178,7 @@ def row_fields(trajectory: Trajectory, with_pixels: bool = True) -> dict[str, An
         "response_mask": trajectory.response_mask,
         "loss_mask": trajectory.response_mask,
     }
-    return fields | ({"multi_modal_inputs": dict(trajectory.visual_inputs)} if with_pixels else {})
+    return fields | ({"multi_modal_inputs": trajectory.visual_inputs} if with_pixels else {})
 
 
 def places(trajectory: Trajectory) -> torch.Tensor:

@@ -26,12 +26,12 @@ def details_of(batch: Batch) -> list[Mapping[str, Any]]:
 def reward_metrics(infos: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """``reward/<key>/mean`` of each numeric key, over the trajectories that have a value for it.
 
-    Texts (``error``, ``pred``) have no mean; a key without any value is left out.
+    Texts (``error``, ``pred``) and lists have no mean; a key without any value is left out.
     """
     values: dict[str, list[float]] = {}
     for info in infos:
         for key, value in info.items():
-            if value is not None and not isinstance(value, str):
+            if value is not None and not isinstance(value, str | list):
                 values.setdefault(key, []).append(float(value))
     return {f"reward/{key}/mean": sum(numbers) / len(numbers) for key, numbers in values.items()}
 

@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
+from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import Handover, hand_over
 from verl_mars.methods.reshaping import blind_view
@@ -78,7 +79,12 @@ class ViewTrainer(PPOTrainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.method.exact:
+        frozen = bool(self.config.actor_rollout_ref.actor.freeze_vision_tower)
+        if frozen:
+            from verl_mars.trainer.frozen_tower import workers  # loads verl's engine, which other runs do not need here
+
+            _compat.exchange_worker_classes(self.role_worker_mapping, workers(self.method.exact))
+        elif self.method.exact:
             _compat.exchange_worker_classes(self.role_worker_mapping, WORKERS)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -188,13 +194,24 @@ class RowReader:
         self, batch: Batch, trajectories: Sequence[Trajectory], views: Sequence[Any], old: list[torch.Tensor]
     ) -> ViewLogProbs:
         config = self.config.actor_rollout_ref
-        multiple = _compat.data_parallel_size(self.workers)
-        if not config.actor.use_dynamic_bsz:
-            multiple *= config.rollout.log_prob_micro_batch_size_per_gpu
-        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple)
+        multiple = rows_multiple(config, self.workers)
+        images = ImagesOnce.of(self.config)
+        limit = images.max_bytes if images.enable else 0
+        common = (trajectories, views, old, self.workers, config.rollout.temperature, multiple, limit)
         if self.method.exact:
             return compare_views(batch, *common, self.method.view_pixels, blind_view(self.processor))
         return rescore(batch.keys, *common)
+
+
+def rows_multiple(config: Any, workers: Any) -> int:
+    """verl's actor workers take a multiple of this many rows for log-probs.
+
+    Args:
+        config: the section ``actor_rollout_ref``.
+        workers: verl's actor workers.
+    """
+    ranks = _compat.data_parallel_size(workers)
+    return ranks if config.actor.use_dynamic_bsz else ranks * config.rollout.log_prob_micro_batch_size_per_gpu
 
 
 def forward_type(actor: Any) -> torch.dtype:

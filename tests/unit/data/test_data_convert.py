@@ -12,6 +12,7 @@ from verl_mars.data import workers as workers_module
 from verl_mars.data.check import check_files
 from verl_mars.data.convert import TooManyRejects
 from verl_mars.data.schema import ROW_GROUP_BYTES
+from verl_mars.data.summary import recipe_lines
 from verl_mars.errors import DataError, UsageError
 
 # What comes out
@@ -47,6 +48,12 @@ def test_shards_rejects_and_summary(small, run, tmp_path):
     assert summary["rejects"] == {"total": 3, "share": 0.05, "by_reason": {"missing_image": 3}}
     assert summary["max_images_per_row"] == 2
     assert not list(result.out.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "dev", "eval", "Validation", "TEST"])
+def test_a_split_for_validation_is_offered_by_its_usual_names(tmp_path, name):
+    lines = recipe_lines(tmp_path, {"Train": [], name: []}, 2, 100, "qwen2_5_vl")
+    assert lines[:2] == ["'data.train_files=[]'", "'data.val_files=[]'"]
 
 
 def test_the_recipe_lines_name_all_shards(small, run):

@@ -384,7 +384,7 @@ def test_openexr_depth(root, run, monkeypatch):
         assert "no OpenEXR image" in rejected(run, "manifest", root, out=root.parent / f"broken{number}")[0]
     (root / "d.exr").write_bytes(whole)
     monkeypatch.setitem(sys.modules, "OpenEXR", None)  # as where the extra is not installed
-    assert 'pip install "verl-mars[exr]"' in rejected(run, "manifest", root, out=root.parent / "d")[0]
+    assert 'pip install "OpenEXR>=3.3"' in rejected(run, "manifest", root, out=root.parent / "d")[0]
 
 
 def test_data_urls_of_records_are_read(root, rows):

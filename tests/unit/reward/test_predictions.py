@@ -24,6 +24,47 @@ def test_a_choice_as_truth_may_be_letter_or_text(truth):
     assert plain_truth("mcq", truth, Hints(choices=["Travel", "Cooking"])) == wanted
 
 
+BOX = '[{"bbox_2d": [1, 2, 30, 40], "label": "car"}]'
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [[1, 2, 30, 40], [[1, 2, 30, 40]], json.loads(BOX), json.loads(BOX)[0], BOX, f"<answer>{BOX}</answer>"]
+    + [f"```json\n{BOX}\n```"],
+)
+def test_boxes_as_truth_in_the_forms_of_answers(truth):
+    """Without a label any label matches; with one, no other does."""
+    read = json.dumps(plain_truth("grounding", truth, Hints(Defaults().label)))
+    assert compute_score("d", tagged(BOX), read, {"task": "grounding"})["acc"] == 1.0
+    other = compute_score("d", tagged(BOX.replace("car", "dog")), read, {"task": "grounding"})["acc"]
+    assert other == (0.0 if "label" in str(truth) else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "truth", "answer"),
+    [
+        ("math", 3, "3"),
+        ("math", 0.5, "1/2"),
+        ("mcq", "$B$", "B"),
+        ("count", "$3$", "3"),
+        ("vqa", "\\boxed{yes}", "yes"),
+    ],
+)
+def test_numbers_and_markup_as_truth(task, truth, answer):
+    read = json.dumps(plain_truth(task, truth, Hints("*", None, ["Travel", "Cooking"])))
+    assert compute_score("d", tagged(answer), read, {"task": task})["acc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("yes".encode("utf-16"), "UTF-16"), (b"\x1f\x8b\x08", "gzip"), ("{}".encode("utf-16-le"), "byte order mark")],
+)
+def test_files_of_another_kind_are_named(tmp_path, content, says):
+    (tmp_path / "p.jsonl").write_bytes(content)
+    with pytest.raises(PredictionError, match=says):
+        read_predictions(tmp_path / "p.jsonl", Defaults("vqa"))
+
+
 LINES = {
     "lmms-eval": {"doc_id": 0, "target": "red", "resps": [[tagged("red")]], "filtered_resps": [tagged("red")]},
     "ms-swift": {"response": tagged("red"), "labels": "red", "messages": [], "images": ["a.jpg"]},

@@ -45,6 +45,9 @@ with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as file:
         file.flush()
 folder = pathlib.Path(given["trainer.default_local_dir"]) / "global_step_2" / "actor" / "huggingface"
 shutil.copytree(given["actor_rollout_ref.model.path"], folder)
+dump = pathlib.Path(given["trainer.rollout_data_dir"]) / (given["trainer.total_training_steps"] + ".jsonl")
+dump.parent.mkdir()
+dump.write_text(json.dumps({"input": "where?", "output": "<answer>left</answer>", "score": 1.0}))
 print("trained with", given["data.train_files"])
 """
 
@@ -76,6 +79,7 @@ def test_a_demo_leaves_its_results(
     assert json.loads((out / "summary.json").read_text()) == summary
     assert summary["accuracy_before"] == summary["accuracy_after"]
     assert (summary["seed"], summary["algorithm"], summary["steps"]) == (5, "grpo", 2)
+    assert "&lt;answer&gt;left" in (out / "rollouts.html").read_text()
     for name in ("metrics.jsonl", "curve.png", "samples.png", "train.log"):
         assert (out / name).stat().st_size > 0
     assert not (out / "checkpoint" / "global_step_99").exists(), "an earlier demo's checkpoint would be evaluated"

@@ -36,7 +36,8 @@ def open_page(page: Path, profile: Path, drive: str = "") -> Opened:
     """
     text = page.read_text(encoding="utf-8")
     if drive:
-        text = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text, count=1)
+        policy = r"(default-src 'none')(.*?)(; script-src '[^']*')?\""
+        text = re.sub(policy, r"\1; script-src 'unsafe-inline'\2" + '"', text, count=1)
         begin, end = "const told = []; const tell = t => told.push(t);", "document.title = told.join('|');"
         text = text.replace("</body>", f"<script>{begin}\n{drive}\n{end}</script></body>")
     copy = profile / "page.html"

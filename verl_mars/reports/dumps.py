@@ -1,0 +1,34 @@
+"""Lines of verl's dumps of training responses (``trainer.rollout_data_dir``)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from verl_mars.errors import DataError
+
+LONGEST_LINE = 64 * 2**20
+"""Bytes of one dumped response."""
+
+
+def dumped_lines(dump: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of each line, from 1.
+
+    Raises:
+        DataError: no such file, or a line that is no dumped response (named by its number).
+    """
+    try:
+        with dump.open("rb") as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise DataError(f"{dump}, line {number}: longer than {LONGEST_LINE} bytes")
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise DataError(f"{dump}, line {number}: no dumped response")
+                yield number, entry
+    except OSError as error:
+        raise DataError(f"{dump} cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{dump}, line {number}: no JSON: {error}") from error

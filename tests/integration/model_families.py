@@ -107,7 +107,9 @@ def _qwen3_5(tokenizer: PreTrainedTokenizerFast) -> Made:
 
 def _glm4v(tokenizer: PreTrainedTokenizerFast) -> Made:
     token = tokenizer.convert_tokens_to_ids
-    tokenizer.add_tokens(["<|image|>", "<|video|>", "<|begin_of_video|>", "<|end_of_video|>"], special_tokens=True)
+    roles = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]  # verl looks for the turns of the family
+    kinds = ["<|image|>", "<|video|>", "<|begin_of_video|>", "<|end_of_video|>"]
+    tokenizer.add_tokens([*kinds, *roles], special_tokens=True)
     vision = {**VISION, "patch_size": 14, "image_size": world.SIZE}
     text = _text(tokenizer, pad_token_id=token(toy.PAD))
     text["rope_parameters"] = {**text["rope_parameters"], "partial_rotary_factor": 1.0}

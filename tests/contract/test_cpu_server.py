@@ -364,3 +364,13 @@ def test_the_server_has_what_verls_replica_calls():
     assert {"wake_up", "sleep", "abort_all_requests", "resume_generation"} <= called
     missing = {name for name in called if not callable(getattr(TransformersServer, name, None))}
     assert not missing, f"verl's RolloutReplica calls {missing} of its servers. Look at verl_mars/cpu/server.py."
+
+
+def test_linear_attention_is_refused_by_name():
+    from transformers import Qwen3_5Config, Qwen3Config
+
+    from verl_mars.cpu.server import refuse_linear_attention
+
+    with pytest.raises(ValueError, match="'qwen3_5' has layers of linear attention.*rollout.name=transformers"):
+        refuse_linear_attention(Qwen3_5Config())
+    refuse_linear_attention(Qwen3Config())

@@ -23,8 +23,6 @@ from transformers import (  # isort: skip  # after the toy, which declares opera
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
-    Qwen3_5Config,
-    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -95,16 +93,6 @@ def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Made:
     return Qwen3VLForConditionalGeneration(config), _qwen3_processor(tokenizer)
 
 
-def _qwen3_5(tokenizer: PreTrainedTokenizerFast) -> Made:
-    """One layer of each kind: Gated DeltaNet, and attention."""
-    vision = {**VISION, "patch_size": 16, "num_position_embeddings": 64}
-    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16}
-    text = _text(tokenizer, layer_types=["linear_attention", "full_attention"], linear_value_head_dim=16, **linear)
-    text["rope_parameters"] |= {"mrope_interleaved": True, "partial_rotary_factor": 1.0}
-    config = Qwen3_5Config(text_config=text, vision_config=vision, **_placeholders(tokenizer))
-    return Qwen3_5ForConditionalGeneration(config), _qwen3_processor(tokenizer)
-
-
 def _glm4v(tokenizer: PreTrainedTokenizerFast) -> Made:
     token = tokenizer.convert_tokens_to_ids
     roles = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]  # verl looks for the turns of the family
@@ -133,7 +121,6 @@ def _glm4v(tokenizer: PreTrainedTokenizerFast) -> Made:
 FAMILIES: dict[str, Callable[[PreTrainedTokenizerFast], Made]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen3_vl": _qwen3_vl,
-    "qwen3_5": _qwen3_5,
     "glm4v": _glm4v,
 }
 

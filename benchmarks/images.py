@@ -30,7 +30,8 @@ from verl_mars.toy.runs import FinishedRun, run_main
 
 ROLLOUTS, K = 8, 2
 ARMS = {"copies": ["+data.images_once.enable=false"], "once": []}
-PROCESSES = {"agent-loop worker": "SharesImages", "storage": "SimpleStorageUnit", "training worker": "WorkerDict"}
+PROCESSES = {"agent-loop worker": "SharesImages", "training worker": "WorkerDict"}
+"""Names of processes that load the plugin; the storage of TransferQueue imports nothing of verl."""
 CLOCK = ("timing_s/", "timing_per_token_ms/", "perf/", "actor/perf/")
 """Metrics of time and memory."""
 
@@ -151,9 +152,7 @@ def main() -> None:
         "arms": arms,
         "same": same(*runs.values()),
     }
-    file = report.RESULTS / "images.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{table(result)}\n\nresults: {file}")
+    report.publish("images", result, table(result))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import step_time_arms
 MODULES = {
     name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps", "probe_client")
 }
-MODULES |= {"images_sessions": "images_sessions", "gpu": "gpu_cases"}
+MODULES |= {"images": "images", "images_sessions": "images_sessions", "gpu": "gpu_cases"}
 
 
 @pytest.mark.parametrize(("name", "module"), MODULES.items())

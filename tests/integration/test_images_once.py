@@ -7,7 +7,7 @@ import pytest
 from drift import assert_same
 from letters_reward import LETTERS
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
 OFF = "+data.images_once.enable=false"
 COSTS = ("perf/image_seconds", "perf/image_bytes", "perf/image_bytes_saved")
@@ -47,7 +47,6 @@ CASES = {
 """Recipe and overrides. The memory of the last is that of two prompts: others wait, and batches come in pieces."""
 
 
-@pytest.mark.recipes
 @pytest.mark.parametrize("case", CASES)
 def test_every_way_to_train_gives_the_same_numbers(case, small_run):
     recipe, *overrides = CASES[case]

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from verl_mars.cli import app
 from verl_mars.toy.prepare import prepare
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.recipes]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,6 @@ def test_the_doctor_refuses_a_model_out_of_sight(toy, toy_data, tmp_path):
     assert "would be trained without its images" in result.output and "disagree" not in result.output
 
 
-@pytest.mark.recipes
 def test_a_training_with_its_images_passes(toy, small_run):
     """The model of the toy sees; the look is over before the first step, and changes nothing in it."""
     path = f"actor_rollout_ref.model.path={toy.model}"

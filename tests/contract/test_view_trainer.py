@@ -103,6 +103,7 @@ def make_trainer(plane, algorithm, dump=None):
     trainer.config = OmegaConf.create(
         {
             "algorithm": algorithm,
+            "data": {},
             "actor_rollout_ref": {
                 "actor": {"use_dynamic_bsz": True, "strategy": "fsdp2", "fsdp_config": {}},
                 "rollout": {"temperature": 1.0, "seed": 0, "log_prob_micro_batch_size_per_gpu": 1},

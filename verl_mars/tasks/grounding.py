@@ -15,6 +15,7 @@ rows; labels are never looked at, images without objects earn 0 whatever the ans
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -250,7 +251,12 @@ def _is_one_box(value: list[Any]) -> bool:
 
 
 def _label(text: str) -> str:
-    return words.folded_form(words.tidy(text[:200]))
+    return _label_form(text[:200])
+
+
+@lru_cache(maxsize=4096)  # a label comes with each of its boxes, in each response
+def _label_form(text: str) -> str:
+    return words.folded_form(words.tidy(text))
 
 
 def iou_matrix(first: Floats, second: Floats) -> Floats:

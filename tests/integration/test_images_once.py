@@ -40,11 +40,10 @@ CASES = {
     "pgpo_exact": ("toy_pgpo_grpo", "algorithm.pgpo.divergence=exact"),
     "papo": ("toy_papo_grpo",),
     "dapo": ("toy_mars_dapo",),
-    "colocate_async": ("toy_mars_grpo", "trainer.v1.trainer_mode=mars_colocate_async"),
     "two_ranks": ("toy_mars_grpo", "trainer.n_gpus_per_node=2"),
     "small_memory": ("toy_mars_grpo", "+data.images_once.max_gib=0.0004"),
 }
-"""Recipe and overrides. The memory of the last is that of two prompts: others wait, and batches come in pieces."""
+"""Recipe and overrides; no asynchronous mode, where timing decides which prompts make a batch. The memory of the last is that of two prompts: others wait, and batches come in pieces."""
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -43,7 +43,8 @@ CASES = {
     "two_ranks": ("toy_mars_grpo", "trainer.n_gpus_per_node=2"),
     "small_memory": ("toy_mars_grpo", "+data.images_once.max_gib=0.0004"),
 }
-"""Recipe and overrides; no asynchronous mode, where timing decides which prompts make a batch. The memory of the last is that of two prompts: others wait, and batches come in pieces."""
+"""Recipe and overrides; no asynchronous mode, where timing decides which prompts make a batch. The memory of the last
+is that of two prompts: others wait, and batches come in pieces."""
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -26,7 +26,7 @@ from study.runs import run, worlds  # noqa: E402
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Key]:
-    """The runs asked for: all arms of a seed before the next seed, so that what is there is always paired."""
+    """The runs asked for: all arms of a seed before the next seed, so that an interrupted study has pairs."""
     for track in options.tracks:
         for warm_start in range(options.warm_starts):
             for seed in range(options.seeds):

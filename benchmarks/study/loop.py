@@ -4,7 +4,7 @@ The update is that of ``toy_mars_grpo`` in verl: 16 prompts a step in 4 mini-bat
 3, loss averaged over the tokens of a mini-batch, gradients clipped to norm 1, no KL term. The vision tower is frozen,
 so the visual tokens of a picture are computed once for all runs.
 
-Each random choice has a generator of its own, seeded by run, step and purpose: arms of one seed see the same prompts in
+Each random choice has a separate generator, seeded by run, step and purpose: arms of one seed see the same prompts in
 the same order with the same sampling noise.
 
 Shapes: B = 16 G rows of a step, G rollouts of a prompt, K = 2 anchors, R response tokens.

@@ -16,7 +16,6 @@ from verl_mars.toy.prepare import prepare, split_scenes
 @lru_cache(maxsize=2)
 def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
     """Checkpoint, training scenes and held-out scenes of a warm start."""
-
     checkpoint = prepare(track, warm_start, progress=False).model
     model, tokenizer = load(checkpoint)
     training, heldout = (World(model, tokenizer, split_scenes(split, warm_start)) for split in ("train", "heldout"))
@@ -25,7 +24,6 @@ def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
 
 def run(key: Key) -> dict[str, Any]:
     """One run, as a line of the results."""
-
     torch.set_num_threads(1)
     checkpoint, training, heldout = worlds(key.track, key.warm_start)
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Prompts wait for memory, and never for ever."""
+"""Prompts wait for memory, and each gets it in the end."""
 
 import asyncio
 

@@ -336,8 +336,7 @@ def sources_of_row(row: Mapping[str, Any]) -> tuple[Source, ...]:
 
 
 def _check_media(messages: Sequence[Message], view: str) -> None:
-    contents = (message["content"] for message in messages if not isinstance(message["content"], str))
-    others = {part["type"] for content in contents for part in content} - {"image", "text"}
+    others = {part["type"] for part in parts_of(messages)} - {"image", "text"}
     if others:
         raise ValueError(
             f"the prompt has {' and '.join(sorted(others))} beside images, which {view} would still show: "
@@ -353,9 +352,14 @@ def _check_indices(source: Source, count: int) -> None:
 
 def image_parts(messages: Sequence[Message]) -> Iterator[Message]:
     """The image parts of a conversation, in order."""
+    return (part for part in parts_of(messages) if part["type"] == "image")
+
+
+def parts_of(messages: Sequence[Mapping[str, Any]]) -> Iterator[Message]:
+    """The parts of a conversation's messages, in order; a message that is plain text has none."""
     for message in messages:
         if not isinstance(message["content"], str):
-            yield from (part for part in message["content"] if part["type"] == "image")
+            yield from message["content"]
 
 
 def _exchange(messages: Sequence[Message], image_at: Mapping[int, Message]) -> list[Message]:

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 import wrapt
 
+from verl_mars.views import parts_of
+
 Load = Callable[[Sequence[Mapping[str, Any]]], Awaitable[tuple[Any, ...]]]
 """Loads the images, videos and sounds of a conversation."""
 
@@ -80,7 +82,7 @@ class PromptImages:
             load: does it.
             piecewise: each image of a conversation can be loaded without the others.
         """
-        media = [part for part in _parts(messages) if part.get("type") != "text"]
+        media = [part for part in parts_of(messages) if part.get("type") != "text"]
         if not piecewise or not media or any(part.get("type") != "image" for part in media):
             return await self._load_once(messages, load)
         each = ([{"role": "user", "content": [part]}] for part in media)
@@ -88,7 +90,7 @@ class PromptImages:
         return [image for images, *_ in loaded for image in images], *loaded[0][1:]
 
     async def _load_once(self, messages: Sequence[Mapping[str, Any]], load: Load) -> tuple[Any, ...]:
-        key = tuple(map(_identity, _parts(messages)))
+        key = tuple(map(_identity, parts_of(messages)))
         task = self._loads.get(key)
         if task is None:
             task = self._loads[key] = asyncio.ensure_future(self._load(key, messages, load))
@@ -97,7 +99,7 @@ class PromptImages:
         return (None if images is None else list(images)), *others
 
     async def _load(self, key: Hashable, messages: Sequence[Mapping[str, Any]], load: Load) -> tuple[Any, ...]:
-        self._held.update((id(value), value) for part in _parts(messages) for value in part.values())
+        self._held.update((id(value), value) for part in parts_of(messages) for value in part.values())
         try:
             images, *others = await load(messages)
         except BaseException:
@@ -212,10 +214,6 @@ def _split(result: Any, count: int) -> Sequence[Patches | None]:
     if pixels.shape[0] != sum(sizes):
         return [None] * count
     return [Patches(*pair) for pair in zip(pixels.split(sizes), grid.split(1), strict=True)]
-
-
-def _parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
 
 
 def _identity(part: Mapping[str, Any]) -> Hashable:

@@ -49,18 +49,14 @@ HOOKS: Mapping[str, Hook] = {
     ),
     "PPOTrainer._dump_generations": Hook(
         "inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
-        (
-            "trainer.reward_details.RewardDetails",
-            "trainer.rollout_dump.DumpsPrompts",
-            "trainer.token_dump.DumpsTokens",
-        ),
+        ("trainer.dump.DumpsColumns",),
     ),
     "PPOTrainer._init_dataloader": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._init_resource_pool_mgr": Hook("", ("trainer.trainer.ViewTrainer",)),
     "PPOTrainer._load_checkpoint": Hook("", ("trainer.anchor_memory.RemembersAnchors",)),
     "PPOTrainer._log_rollout_data": Hook(
         "batch, timing_raw, rollout_data_dir",
-        ("trainer.reward_details.RewardDetails", "trainer.rollout_dump.DumpsPrompts"),
+        ("trainer.dump.DumpsColumns",),
     ),
     "PPOTrainer._save_checkpoint": Hook(
         "", ("trainer.anchor_memory.RemembersAnchors", "trainer.checkpoints.SavesIdentity")

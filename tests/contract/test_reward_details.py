@@ -8,7 +8,7 @@ import verl  # noqa: F401  first: it loads the plugin
 from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync
 
 from verl_mars import store
-from verl_mars.trainer.reward_details import RewardDetails, columns, reward_metrics
+from verl_mars.trainer.reward_details import RewardDetails, reward_metrics
 
 A = {"score": 1.0, "acc": 1.0, "error": "", "f1": None, "overlong": True}
 B = {"score": 0.5, "acc": 0.0, "error": "no answer", "f1": 0.25, "overlong": False}
@@ -72,11 +72,6 @@ def test_means_are_over_the_rows_that_have_a_value():
     assert reward_metrics([]) == {}
 
 
-def test_columns_have_a_place_for_every_row():
-    assert columns([A, {"acc": 0.0, "own": 1}])["own"] == [None, 1]
-    assert columns([A, B])["f1"] == [None, 0.25]
-
-
 def test_padding_rows_do_not_count(stored):
     metrics = {}
     make_trainer()._compute_metrics(batch("a_0_0", "pad0_0_0"), metrics, {}, global_steps=3, epoch=0)
@@ -89,6 +84,13 @@ def test_a_training_dump_gets_each_rows_own_details(stored):
     assert trainer.dumped["uid"] == ["a_0_0", "b_0_0"]
     assert trainer.dumped["acc"] == [1.0, 0.0] and trainer.dumped["error"] == ["", "no answer"]
     assert trainer.dumped["reward"] == [0.9, 0.4]
+
+
+def test_a_row_without_a_value_has_null(stored):
+    stored["b_0_0"] = {"reward_extra_info": {"acc": 0.0, "own": 1}}
+    trainer = make_trainer()
+    trainer._log_rollout_data(batch("b_0_0", "a_0_0"), {}, "folder")
+    assert trainer.dumped["own"] == [None, 1] and trainer.dumped["f1"] == [None, None]
 
 
 def test_a_validation_dump_is_left_alone(stored):

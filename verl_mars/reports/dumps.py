@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from verl_mars.errors import DataError
+from verl_mars.data.images import encoded_bytes
+from verl_mars.errors import DataError, SampleError
+from verl_mars.reports.page import Picture, picture
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of one dumped response."""
@@ -32,3 +34,14 @@ def dumped_lines(dump: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{dump} cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{dump}, line {number}: no JSON: {error}") from error
+
+
+def dumped_picture(image: object, side: int) -> Picture | None:
+    """An image of a dumped line (a path or a data URL); None if there is none or it cannot be read."""
+    if not isinstance(image, str):
+        return None
+    try:
+        source = encoded_bytes(image) if image.startswith("data:image") else image.removeprefix("file://")
+        return picture(source, side, jpeg_from=112)
+    except SampleError:
+        return None

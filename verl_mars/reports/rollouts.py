@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_mars.data.images import encoded_bytes
-from verl_mars.errors import DataError, SampleError
-from verl_mars.reports.dumps import dumped_lines
-from verl_mars.reports.page import Picture, picture, write_page
+from verl_mars.errors import DataError
+from verl_mars.reports.dumps import dumped_lines, dumped_picture
+from verl_mars.reports.page import write_page
 
 LONGEST_TEXT = 4000
 """Characters of a prompt or an answer that are shown."""
@@ -90,14 +89,7 @@ def _images(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     of_source = entry.get("image_sources")
     for index, image in enumerate(_list(entry.get("images"))):
         names = _list(of_source)[index] if index < len(_list(of_source)) else ""
-        shown: Picture | None = None
-        if isinstance(image, str):
-            try:
-                source = encoded_bytes(image) if image.startswith("data:image") else image.removeprefix("file://")
-                shown = picture(source, SIDE, jpeg_from=112)
-            except SampleError:
-                shown = None
-        yield {"name": str(names), "picture": shown}
+        yield {"name": str(names), "picture": dumped_picture(image, SIDE)}
 
 
 def _anchor(anchor: Mapping[str, Any]) -> dict[str, Any]:

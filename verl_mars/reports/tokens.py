@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_mars.errors import DataError, SampleError, UsageError
-from verl_mars.reports.dumps import dumped_lines
-from verl_mars.reports.page import Picture, picture, write_page
+from verl_mars.errors import DataError, UsageError
+from verl_mars.reports.dumps import dumped_lines, dumped_picture
+from verl_mars.reports.page import write_page
 
 LABELS = "token_values"
 """Key of a dumped line: the label of each value that its tokens can be shaded by, in order of preference."""
 
 MOST_PROMPTS = 10_000
 """Prompts whose responses are read, for the medians."""
+
+SIDE = 320
+"""Longest side in pixels of a thumbnail."""
 
 _TAG = re.compile(r"</?\w+>|<\|\w+\|>")
 """Parts of the response template: <think>, </answer>, <|im_end|>."""
@@ -149,17 +152,9 @@ def _shown(response: ShadedResponse) -> dict[str, Any]:
         "line": response.line,
         "prompt": response.prompt,
         "score": f"{response.score:.3f}",
-        "images": [_picture(path) for path in response.images],
+        "images": [dumped_picture(image, SIDE) for image in response.images],
         "tokens": [
             {"text": text, "shade": f"{shade:.3f}", "value": "not sampled" if value is None else f"{value:.6g}"}
             for text, shade, value in zip(response.tokens, response.shades, response.values, strict=True)
         ],
     }
-
-
-def _picture(path: str | None) -> Picture | None:
-    """An image of a prompt; None if its file is missing or no image."""
-    try:
-        return None if path is None else picture(path)
-    except SampleError:
-        return None

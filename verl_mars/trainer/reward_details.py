@@ -4,14 +4,13 @@ verl keeps what a reward manager returns beside the score (``acc``, ``format``, 
 it for validation, and leaves it out of the metrics and dumps of training.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from verl.trainer.ppo.v1 import PPOTrainer
 
 from verl_mars import store
 from verl_mars.rows import as_list, real_rows
 from verl_mars.store import Batch
+from verl_mars.trainer.dump import DumpsColumns
 
 FIELD = "extra_fields"
 """Field in which verl's agent loop stores ``reward_extra_info`` of a trajectory."""
@@ -36,16 +35,8 @@ def reward_metrics(infos: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {f"reward/{key}/mean": sum(numbers) / len(numbers) for key, numbers in values.items()}
 
 
-def columns(infos: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One list a key, None where a trajectory has no value."""
-    keys = dict.fromkeys(key for info in infos for key in info)
-    return {key: [info.get(key) for info in infos] for key in keys}
-
-
-class RewardDetails(PPOTrainer):
-    """Adds ``reward/*`` to a step's metrics, and the reward manager's keys to its dump."""
-
-    _dumped: Mapping[str, Mapping[str, Any]] | None = None
+class RewardDetails(DumpsColumns):
+    """Adds ``reward/*`` to a step's metrics, and every key of the reward manager to its dump."""
 
     def _compute_metrics(
         self, batch: Batch, metrics: dict, timing_raw: Mapping[str, float], global_steps: int, epoch: int
@@ -54,26 +45,6 @@ class RewardDetails(PPOTrainer):
         real = real_rows(batch.tags).tolist()
         metrics.update(reward_metrics(info for info, counts in zip(details_of(batch), real, strict=True) if counts))
 
-    def _log_rollout_data(self, batch: Batch, timing_raw: Mapping[str, float], rollout_data_dir: str) -> None:
-        self._dumped = dict(zip(batch.keys, details_of(batch), strict=True))
-        try:
-            super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
-        finally:
-            self._dumped = None
-
-    def _dump_generations(
-        self,
-        inputs: list[str],
-        outputs: list[str],
-        gts: list[Any],
-        scores: list[float],
-        reward_extra_infos_dict: dict[str, list[Any]],
-        dump_path: str,
-    ) -> None:
-        """Give a line of a training dump what a line of verl's validation dump has: ``reward`` (the score that was
-        trained on, penalties included) and every key of the reward manager."""
-        extra = reward_extra_infos_dict
-        if self._dumped is not None:
-            details = columns([self._dumped[key] for key in extra["uid"]])
-            extra = {"reward": list(scores), **details, **extra}
-        super()._dump_generations(inputs, outputs, gts, scores, extra, dump_path)
+    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+        """The reward manager's keys, as in verl's validation dump."""
+        return [{**line, **details} for line, details in zip(super().dump_lines(batch), details_of(batch), strict=True)]

@@ -9,8 +9,7 @@ from verl_mars.errors import SampleError
 from verl_mars.reports.page import picture
 from verl_mars.rows import Key, as_list, as_rows
 from verl_mars.store import Batch
-from verl_mars.trainer.token_dump import image_paths
-from verl_mars.trainer.trainer import ViewTrainer
+from verl_mars.trainer.dump import DumpsColumns
 from verl_mars.views import Message, image_parts
 
 SIDE = 160
@@ -36,8 +35,8 @@ def prompts_of(batch: Batch, *, with_sources: bool) -> list[dict[str, Any]]:
     for key, prompt, of_row, advantage, mask in zip(batch.keys, prompts, sources, advantages, masks, strict=True):
         messages, uid = getattr(prompt, "data", prompt), Key.parse(key).uid
         images = [
-            path or (None if uid in pictured else thumbnail(part))
-            for path, part in zip(image_paths(messages), image_parts(messages), strict=True)
+            part["image"] if isinstance(part.get("image"), str) else None if uid in pictured else thumbnail(part)
+            for part in image_parts(messages)
         ]
         pictured.add(uid)
         sampled = advantage[: len(mask)][mask[: len(advantage)].bool()]
@@ -72,31 +71,10 @@ def _source_names(sources: Any, images: int) -> list[str]:
     return [" + ".join(of_image) for of_image in names]
 
 
-class DumpsPrompts(ViewTrainer):
+class DumpsPrompts(DumpsColumns):
     """Adds :func:`prompts_of` to each line of a step's dump."""
 
-    _prompts: dict[str, dict[str, Any]] | None = None
-
-    def _log_rollout_data(self, batch: Batch, timing_raw: dict[str, float], rollout_data_dir: str) -> None:
+    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
         columns = getattr(getattr(self.train_dataset, "dataframe", None), "column_names", ())
-        lines = prompts_of(batch, with_sources="sources" in columns)
-        self._prompts = dict(zip(batch.keys, lines, strict=True))
-        try:
-            super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
-        finally:
-            self._prompts = None
-
-    def _dump_generations(
-        self,
-        inputs: list[str],
-        outputs: list[str],
-        gts: list[Any],
-        scores: list[float],
-        reward_extra_infos_dict: dict[str, list[Any]],
-        dump_path: str,
-    ) -> None:
-        extra = reward_extra_infos_dict
-        if self._prompts is not None:
-            lines = [self._prompts[key] for key in extra["uid"]]
-            extra = {**{name: [line[name] for line in lines] for name in lines[0]}, **extra} if lines else extra
-        super()._dump_generations(inputs, outputs, gts, scores, extra, dump_path)
+        prompts = prompts_of(batch, with_sources="sources" in columns)
+        return [{**line, **prompt} for line, prompt in zip(super().dump_lines(batch), prompts, strict=True)]

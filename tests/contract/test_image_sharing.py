@@ -97,7 +97,7 @@ def make_worker(folder, sharing, method=None, dataset=RLHFDataset):
         }
     )
     worker.ask_reward_workers = lambda: None
-    worker.reward_loop_worker_handles = None
+    worker.reward_loop_worker_handles, worker.llm_client = None, None
     counted = worker.counted = Counted(worker.processor.image_processor)
     worker.processor.image_processor = counted
     worker.share_images()

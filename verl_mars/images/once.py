@@ -54,6 +54,7 @@ class PromptImages:
         self._held: dict[int, Any] = {}  # by id: images, and values of messages whose ids are keys
         self._made: dict[int, torch.Tensor] = {}  # by id: outputs of the image processor
         self._loads: dict[Hashable, asyncio.Task] = {}
+        self._sent: dict[Hashable, asyncio.Task] = {}
         self._lists: dict[Hashable, Future] = {}
         self._patches: dict[Hashable, Future] = {}
 
@@ -64,7 +65,7 @@ class PromptImages:
                 del self._owners[number]
         with self._lock:
             self._closed = True
-            for memory in (self._held, self._made, self._loads, self._lists, self._patches):
+            for memory in (self._held, self._made, self._loads, self._sent, self._lists, self._patches):
                 memory.clear()
 
     def spent(self, start: float) -> None:
@@ -117,6 +118,20 @@ class PromptImages:
         self._owners[id(image)] = self
         width, height = getattr(image, "size", (0, 0))
         self.pixels += width * height
+
+    # ------------------------------------------------------------ sending
+
+    async def sent(self, images: Sequence[Any], send: Callable[[list[Any]], Awaitable[Any]]) -> Any:
+        """What ``send`` returned for these images of the prompt, whichever session was the first."""
+        key = tuple(map(id, images))
+        task = self._sent.get(key)
+        if task is None:
+            task = self._sent[key] = asyncio.ensure_future(send(list(images)))
+        try:
+            return await asyncio.shield(task)  # a session may be cancelled while others wait
+        except Exception:
+            self._sent.pop(key, None)  # the next session may try again
+            raise
 
     # ------------------------------------------------------------ processing
 

@@ -21,6 +21,7 @@ from verl_mars import store
 from verl_mars.images.once import PromptImages, SharedImageProcessor, SharedProcessor, owner_of
 from verl_mars.images.reference import PARTITION, StoredInputs, name_of, size_of
 from verl_mars.images.room import Room
+from verl_mars.images.sending import SendsImagesOnce
 from verl_mars.images.settings import ImagesOnce
 from verl_mars.rollout.worker import MarsAgentLoopWorker
 from verl_mars.rows import IMAGE_COSTS, VIEW
@@ -73,13 +74,14 @@ class SharesImages(MarsAgentLoopWorker):
 
     processor: Any
     dataset_cls: Any
+    llm_client: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.share_images()
 
     def share_images(self) -> None:
-        """Put the shared processor and loader before the run's own, if the run's settings say so."""
+        """Put what shares before the run's own processor, loader and client, if the run's settings say so."""
         settings = ImagesOnce.of(self.config)
         self.sharing = settings.enable and self.processor is not None
         if not self.sharing:
@@ -92,6 +94,7 @@ class SharesImages(MarsAgentLoopWorker):
             self.processor.image_processor = SharedImageProcessor(self.processor.image_processor, self.owners)
         self.processor = SharedProcessor(self.processor, self.owners)
         self.dataset_cls = shared_loading(self.dataset_cls)
+        self.llm_client = SendsImagesOnce(self.llm_client, self.owners)
 
     # ------------------------------------------------------------ a prompt
 

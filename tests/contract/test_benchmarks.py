@@ -14,7 +14,8 @@ import step_time_arms
 MODULES = {
     name: name for name in ("step_time", "estimator", "import_time", "anchor_memory", "gpu_steps", "probe_client")
 }
-MODULES |= {"images": "images", "images_sessions": "images_sessions", "gpu": "gpu_cases"}
+MODULES |= {"images": "images", "images_sessions": "images_sessions", "images_sending": "images_sending"}
+MODULES |= {"gpu": "gpu_cases"}
 
 
 @pytest.mark.parametrize(("name", "module"), MODULES.items())

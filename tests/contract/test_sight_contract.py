@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +80,19 @@ def test_who_is_refused(engine, trainer, sentences):
     faults = sight_of([pair(engine, trainer)] * 8).faults()
     assert all(any(sentence in fault for fault in faults) for sentence in sentences)
     assert bool(faults) == bool(sentences)
+
+
+def test_rounding_is_no_sight():
+    """Two passes of a blind trainer in bfloat16 differ too; its own second pass says by how much."""
+    noisy = [
+        Answer((1, 2), (-0.10, -0.20), (-0.10, -0.23), (-0.12, -0.20)),
+        Answer((1, 2), (-0.10, -0.20), (-0.11, -0.20), (-0.10, -0.22)),
+    ]
+    sight = sight_of([tuple(noisy)] * 8)
+    assert sight.rounding == pytest.approx(0.025) and sight.trainer_difference == pytest.approx(0.03)
+    assert any("the trainer does not see the images" in fault for fault in sight.faults())
+    exact = [replace(answer, again=answer.trainer) for answer in noisy]
+    assert not any("the trainer" in fault.partition("does not see")[0] for fault in sight_of([tuple(exact)]).faults())
 
 
 def test_half_of_the_rows_decide():

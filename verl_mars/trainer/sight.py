@@ -27,6 +27,10 @@ from verl_mars.views import Message, OtherPixels
 LEAST_DIFFERENCE = 0.01
 """Nats by which the images have to move a log-prob of half of the rows. Without pixels it is 0 but for rounding."""
 
+ROUNDINGS = 4
+"""Times the trainer's own rounding (:attr:`Sight.rounding`) by which they have to move it, if that is more: two passes
+in bfloat16 over one row, in other company, differ by more than 0.01."""
+
 MOST_DISAGREEMENT = 0.1
 """Nats a token by which engine and trainer may differ on half of the rows; bfloat16 makes about 0.01."""
 
@@ -41,6 +45,8 @@ class Answer:
     tokens: tuple[int, ...]
     engine: tuple[float, ...]
     trainer: tuple[float, ...]
+    again: tuple[float, ...] = ()
+    """The trainer's in another pass."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +61,26 @@ class Sight:
     """Mean over an answer's tokens of the distance between the log-probs of engine and trainer."""
     blank_disagreement: float
     """The same for the answers to the grey images."""
+    rounding: float = 0.0
+    """The largest distance on an answer between two passes of the trainer, with its rows in another order."""
+
+    @property
+    def least_difference(self) -> float:
+        """Nats that are more than rounding."""
+        return max(LEAST_DIFFERENCE, ROUNDINGS * self.rounding)
 
     def faults(self) -> list[str]:
         """A sentence for each thing that is wrong; none for a model that sees."""
         found = []
         moved = {"rollout engine": self.engine_difference, "trainer": self.trainer_difference}
         for name, other in (("rollout engine", "trainer"), ("trainer", "rollout engine")):
-            if not moved[name] >= LEAST_DIFFERENCE:
+            if not moved[name] >= self.least_difference:
                 found.append(
                     f"the {name} does not see the images: with and without them its log-probs differ by "
-                    f"{moved[name]:.4f} nats on half of {self.rows} rows, those of the {other} by {moved[other]:.4f}; "
-                    "the model would be trained without its images. Check that actor_rollout_ref.model.path has its "
-                    "vision weights and its processor, and that data.image_key names the images"
+                    f"{moved[name]:.4f} nats on half of {self.rows} rows, those of the {other} by {moved[other]:.4f}, "
+                    f"and less than {self.least_difference:.2g} may be rounding; the model would be trained without "
+                    "its images. Check that actor_rollout_ref.model.path has its vision weights and its processor, and "
+                    "that data.image_key names the images"
                 )
         views = {"their images": self.fused_disagreement, "grey images in their place": self.blank_disagreement}
         for name, value in views.items():
@@ -127,7 +141,12 @@ def sight_of(pairs: Sequence[tuple[Answer, Answer]]) -> Sight:
             for pair in pairs
         )
 
-    return Sight(len(pairs), moved("engine"), moved("trainer"), apart(0), apart(1))
+    rounding = statistics.median(
+        max((abs(x - y) for x, y in zip(answer.trainer, answer.again, strict=False)), default=0.0)
+        for pair in pairs
+        for answer in pair
+    )
+    return Sight(len(pairs), moved("engine"), moved("trainer"), apart(0), apart(1), rounding)
 
 
 class SightFound(RuntimeError):
@@ -185,21 +204,27 @@ class LooksFirst(ViewTrainer):
         trajectories = trajectories_of(data)
         pixels = [getattr(inputs, "data", inputs) or {} for inputs in as_list(data["multi_modal_inputs"])]
         engine = as_rows(data["rollout_log_probs"])
-        scored = rescore(
-            batch.keys,
-            trajectories,
-            [OtherPixels(inputs) for inputs in pixels],
-            engine,
-            self.actor_rollout_wg,
-            1.0,  # greedy answers have the log-probs of temperature 1
-            rows_multiple(self.config.actor_rollout_ref, self.actor_rollout_wg),
-        )
+
+        def log_probs(order: Sequence[int]) -> dict[int, Any]:
+            scored = rescore(
+                [batch.keys[i] for i in order],
+                [trajectories[i] for i in order],
+                [OtherPixels(pixels[i]) for i in order],
+                [engine[i] for i in order],
+                self.actor_rollout_wg,
+                1.0,  # greedy answers have the log-probs of temperature 1
+                rows_multiple(self.config.actor_rollout_ref, self.actor_rollout_wg),
+            )
+            return dict(zip(order, scored.log_probs, strict=True))
+
+        rows = range(len(batch.keys))
+        trainer, again = log_probs(rows), log_probs(rows[::-1])
         answers = {}
-        for key, row, of_engine, of_trainer in zip(batch.keys, trajectories, engine, scored.log_probs, strict=True):
+        for i, row in enumerate(trajectories):
             sampled = row.response_mask.bool()
             if sampled.any():
-                columns = (row.response, of_engine.float(), of_trainer.float())
-                answers[Key.parse(key).uid] = Answer(*(tuple(column[sampled].tolist()) for column in columns))
+                columns = (row.response, *(values[i].float() for values in (engine, trainer, again)))
+                answers[Key.parse(batch.keys[i]).uid] = Answer(*(tuple(column[sampled].tolist()) for column in columns))
         return answers
 
 

@@ -98,7 +98,8 @@ def compute(rows: Sequence[ScoredRow], *, power: float | None = None, resamples:
     columns |= {f"prompt|{source}": column(source) - column(f"repeat_{source}") for source in sources}
     columns |= {f"shapley|{source}": values for source, values in _shapley(rows, sources).items()}
     columns |= {f"share|{name}": values for name, values in _shares(rows).items()}
-    estimates = means(columns, clusters, resamples=resamples, seed=seed)
+    proportions = {name for name in columns if name.startswith(("accuracy|", "share|"))}
+    estimates = means(columns, clusters, resamples=resamples, seed=seed, proportions=proportions)
 
     def part(name: str) -> dict[str, Estimate]:
         return {key.split("|", 1)[1]: e for key, e in estimates.items() if key.startswith(f"{name}|")}

@@ -4,7 +4,7 @@ Views are compared row by row, so whatever makes a row hard cancels out. Rows of
 (*clusters*) are therefore what is resampled and what changes sign. A row without a scene is a cluster by itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ def means(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    proportions: Collection[str] = (),
 ) -> dict[str, Estimate]:
     """The mean of each column over its rows, with a bootstrap interval over clusters.
 
@@ -69,7 +70,7 @@ def means(
 
     Where all clusters have one mean, a resample cannot vary; the interval then holds what a cluster that was not drawn
     could change: the share of such clusters is below 1 - (alpha/2)^(1/G) with confidence 1 - alpha/2, and values are
-    taken to lie in [-1, 1].
+    taken to lie in [-1, 1], those of ``proportions`` in [0, 1].
 
     Args:
         columns: name -> (N,) values, NaN where a row has none.
@@ -77,6 +78,7 @@ def means(
         confidence: of the interval.
         resamples: shared by all columns, so that what is compared is drawn together.
         seed: of the resampling.
+        proportions: columns of accuracies and shares; the others are differences.
 
     Returns:
         An estimate for each column that has a value in any row.
@@ -97,7 +99,8 @@ def means(
             continue
         value = float(sums[:, column].sum() / count)
         each = sums[used, column] / sizes[used, column]
-        low, high = _interval(value, each, drawn[:, column], confidence)
+        least = 0.0 if name in proportions else -1.0
+        low, high = _interval(value, each, drawn[:, column], confidence, least)
         estimates[name] = Estimate(value, low, high, count, int(used.sum()))
     return estimates
 
@@ -117,13 +120,16 @@ def _resampled(sums: Floats, sizes: Floats, resamples: int, seed: int) -> Floats
     return np.concatenate(drawn)
 
 
-def _interval(value: float, each: Floats, drawn: Floats, confidence: float) -> tuple[float | None, float | None]:
+def _interval(
+    value: float, each: Floats, drawn: Floats, confidence: float, least: float
+) -> tuple[float | None, float | None]:
+    """Ends of the interval; ``least``: below which no value lies, and none above 1."""
     groups, alpha = len(each), 1 - confidence
     if groups < 2:
         return None, None
     if np.allclose(each, each[0]):
         unseen = 1 - (alpha / 2) ** (1 / groups)
-        return value - unseen * (value + 1), value + unseen * (1 - value)
+        return value - unseen * (value - least), value + unseen * (1 - value)
     tail = stats.norm.cdf(-np.sqrt(groups / (groups - 1)) * stats.t.ppf(1 - alpha / 2, groups - 1))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return float(low), float(high)

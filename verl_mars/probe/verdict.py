@@ -50,6 +50,20 @@ def best_source(figures: Figures) -> str | None:
     return min(over, key=lambda name: figures.gains[name].value) if over else None
 
 
+_AGAINST_BEST = {
+    (1, 1): " and beats",
+    (1, 0): " but is not shown to beat",
+    (1, -1): " but loses to",
+    (0, 1): ", but it beats",
+    (0, 0): ", nor over",
+    (0, -1): ", and it loses to",
+    (-1, 1): " but beats",
+    (-1, 0): " and is not shown to beat",
+    (-1, -1): " and loses to",
+}
+"""Whether a gain over one source is shown (1, 0, or -1: a loss), and one over the best source: the words between."""
+
+
 def verdict(figures: Figures) -> str:
     """What the figures say, in one sentence. What an interval leaves open is said to be open."""
     blind, gain = figures.gains.get("blind"), figures.gains.get("mean")
@@ -65,21 +79,17 @@ def verdict(figures: Figures) -> str:
         )
     size = points(abs(gain.value)).lstrip("+")
     if gain.shown > 0:
-        first = f"Seeing all sources gains {size} points over one source ({interval(gain)})"
+        sentence = f"Seeing all sources gains {size} points over one source ({interval(gain)})"
     elif gain.shown < 0:
-        first = (
+        sentence = (
             f"Seeing all sources costs {points(-gain.value).lstrip('+')} points against one source ({interval(gain)})"
         )
     else:
-        first = f"No gain of seeing all sources over one is shown ({points(gain.value)} points, {interval(gain)})"
-    parts = [first]
+        sentence = f"No gain of seeing all sources over one is shown ({points(gain.value)} points, {interval(gain)})"
     best, name = figures.gains.get("best"), best_source(figures)
     if best is not None and name is not None:
-        words = {1: "and beats", 0: "but is not shown to beat", -1: "and loses to"}[best.shown]
-        if gain.shown < 0 and best.shown == 0:
-            words = "and is not shown to beat"
-        parts.append(f"{words} the best source alone, {name} ({points(best.value)}, {interval(best)})")
-    sentence = " ".join(parts)
+        sentence += _AGAINST_BEST[gain.shown, best.shown]
+        sentence += f" the best source alone, {name} ({points(best.value)}, {interval(best)})"
     interference = figures.shares.get("interference")
     if interference is not None:
         sentence += f"; on {percent(interference.value)} of rows a source alone is right and all together are wrong"

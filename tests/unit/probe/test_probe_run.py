@@ -54,7 +54,7 @@ def test_shares_and_gains_agree_with_the_world(toy, misled, tmp_path):
     only_source = sum(found["mcnemar"][name]["only_source"] for name in ("infrared", "depth"))
     assert only_source == conflicting
     assert found["missing"] == {} and found["rows_needed"]["rows"]["mean"] > 100
-    assert "loses to" in found["verdict"] or "not shown to beat" in found["verdict"]
+    assert any(words in found["verdict"] for words in ("loses to", "not shown to beat", "nor over"))
 
 
 def test_files_can_be_scored_again_and_ranked(toy, misled, tmp_path):

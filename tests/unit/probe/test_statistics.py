@@ -76,6 +76,8 @@ def test_equal_rows_do_not_make_a_certain_figure():
     estimate = means({"a": np.zeros(30)}, np.arange(30))["a"]
     assert estimate.value == 0 and estimate.low == pytest.approx(-estimate.high)
     assert estimate.high == pytest.approx(1 - 0.025 ** (1 / 30))
+    share = means({"a": np.zeros(3), "b": np.ones(3)}, np.arange(3), proportions=["a", "b"])
+    assert share["a"].low == 0 and share["b"].high == 1 and share["b"].low == pytest.approx(0.025 ** (1 / 3))
     alone = means({"a": np.zeros(30)}, np.zeros(30, int))["a"]
     assert alone.low is None and alone.shown == 0
 

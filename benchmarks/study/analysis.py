@@ -12,6 +12,7 @@ from scipy import stats
 
 from study.arms import ARMS, TRACKS, Key
 from verl_mars.probe.statistics import holm
+from verl_mars.toy.report import STUDY
 from verl_mars.toy.world import REGIMES
 
 RUNS = Path(__file__).parents[1] / "results" / "study.jsonl"
@@ -163,6 +164,25 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
+def seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the demo says of other seeds: fused accuracy of grpo and mars at each evaluation of the first warm start."""
+    found: dict[str, Any] = {}
+    for track in TRACKS:
+        for arm in ("grpo", "mars"):
+            of_arm = [
+                run for run in runs if (run["key"].track, run["key"].arm, run["key"].warm_start) == (track, arm, 0)
+            ]
+            for place, point in enumerate(of_arm[0]["evaluations"][1:] if of_arm else (), start=1):
+                values = [float(curve(run)[place]) for run in of_arm]
+                found.setdefault(track, {}).setdefault(str(point["step"]), {})[arm] = {
+                    "runs": len(values),
+                    "mean": round(float(np.mean(values)), 2),
+                    "least": round(min(values), 2),
+                    "most": round(max(values), 2),
+                }
+    return found
+
+
 def publish() -> str:
     """Write tables and figure from the results; returns where they are."""
     runs = read_runs()
@@ -170,6 +190,7 @@ def publish() -> str:
     for name, table in tables(runs).items():
         page = report.exchange(page, name, table)
     PAGE.write_text(page, encoding="utf-8")
+    STUDY.write_text(json.dumps(seeds(runs), indent=1) + "\n", encoding="utf-8")
     draw(runs)
     return f"{len(runs)} runs: {RUNS}; tables: {PAGE}; figure: {FIGURE}"
 

@@ -1,5 +1,7 @@
 """The study: its statistics by hand, its page from its raw results, its arms against the estimators of a run."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from study.loop import PROMPTS, Scored, _advantages
 
 from verl_mars.algos.mars import mono_anchored_advantage
 from verl_mars.toy import world
+from verl_mars.toy.report import STUDY, other_seeds
 from verl_mars.toy.rows import make_row
 from verl_mars.views import Mono, sources_of_row
 
@@ -46,6 +49,23 @@ def test_the_page_holds_the_tables_of_the_raw_results():
     assert len({row["key"] for row in runs}) == len(runs), "a run stands in the results twice"
     for name, table in analysis.tables(runs).items():
         assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in page, f"`make study ARGS=--tables` writes {name}"
+
+
+def test_the_demo_says_what_the_raw_results_say():
+    assert json.loads(STUDY.read_text()) == analysis.seeds(analysis.read_runs()), "`make study ARGS=--tables` writes it"
+
+
+def test_the_seeds_of_a_track_by_hand(tmp_path):
+    runs = [run("grpo", 0, [0.1, 0.5]), run("grpo", 1, [0.1, 0.75]), run("mars", 0, [0.1, 0.6])]
+    found = analysis.seeds([*runs, run("mars", 0, [0, 0], warm_start=1)])
+    grpo = {"runs": 2, "mean": 62.5, "least": 50.0, "most": 75.0}
+    mars = {"runs": 1, "mean": 60.0, "least": 60.0, "most": 60.0}
+    assert found == {"interference": {"20": {"grpo": grpo, "mars": mars}}}
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(found))
+    sentence = other_seeds("interference", 20, file)
+    assert "GRPO 50.0 to 75.0 % (mean 62.5, 2 seeds), MARS 60.0 to 60.0 %" in sentence
+    assert other_seeds("interference", 40, file) is other_seeds("default", 20, file) is None
 
 
 def test_every_arm_is_explained():

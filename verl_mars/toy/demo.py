@@ -79,7 +79,7 @@ def demo(
     from verl_mars.reports.rollouts import write_rollouts_page
     from verl_mars.toy.evaluate import evaluate, latest_checkpoint, read_heldout
     from verl_mars.toy.pictures import draw_curve, draw_samples
-    from verl_mars.toy.report import Run, summarize, table, write_summary
+    from verl_mars.toy.report import Run, other_seeds, summarize, table, write_summary
 
     heldout = read_heldout(paths.heldout_file)
     with _timed(seconds, "evaluate"), console.status(f"evaluating the warm start on {len(heldout)} scenes"):
@@ -100,6 +100,8 @@ def demo(
     console.print(table(before, after))
     phases = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items())
     console.print(f"{title}. {phases}.", soft_wrap=True, highlight=False)
+    if (seeds := other_seeds(track, steps)) is not None:
+        console.print(seeds, soft_wrap=True, highlight=False)
     console.print("results:", str(folder), soft_wrap=True, highlight=False)
     return summary
 

@@ -13,6 +13,9 @@ from rich.table import Table
 from verl_mars.toy.evaluate import FUSED, Evaluation
 from verl_mars.toy.runs import Metrics
 
+STUDY = Path(__file__).with_name("study.json")
+"""Track -> step -> arm -> held-out accuracy over the seeds of the study; ``make study`` writes it."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -102,6 +105,23 @@ def table(before: Evaluation, after: Evaluation) -> Table:
         gain = _change(before.information_gain(regime), after.information_gain(regime), "{:+.1f}")
         grid.add_row(regime or "overall", *cells, gain, end_section=regime is None)
     return grid
+
+
+def other_seeds(track: str, steps: int, file: Path = STUDY) -> str | None:
+    """What the study's seeds say of a demo as long as this one; None if none of them is.
+
+    Args:
+        track: of the toy world.
+        steps: of the training.
+    """
+    arms = json.loads(file.read_text(encoding="utf-8")).get(track, {}).get(str(steps), {})
+    ends = [
+        f"{name.upper()} {arm['least']:.1f} to {arm['most']:.1f} % (mean {arm['mean']:.1f}, {arm['runs']} seeds)"
+        for name, arm in arms.items()
+    ]
+    if not ends:
+        return None
+    return f"Over seeds, fused accuracy ends at: {', '.join(ends)} (docs/study.md). One run shows no difference."
 
 
 def _change(before: float, after: float, form: str) -> str:

@@ -1,6 +1,7 @@
 """What is refused before any model is loaded: on verl's real configuration, with real files."""
 
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -315,6 +316,21 @@ def test_bonuses_that_could_turn_a_sign_are_refused(variant, betas, count):
     overrides = [f"algorithm.vogue.variant={variant}", f"algorithm.vogue.perception_beta={float(betas[0])}"]
     found = recipe_faults("toy_vogue_grpo", [*overrides, f"algorithm.vogue.output_beta={float(betas[1])}"])
     assert len(found) == count and all("must be at most 1" in fault for fault in found), found
+
+
+@pytest.mark.parametrize("recipe", ["toy_mars_grpo", "toy_mars_pgpo_dapo"])
+@pytest.mark.parametrize("anchors", ["mono", "leave_one_out"])
+def test_tools_that_would_show_several_sources_are_looked_for(monkeypatch, recipe, anchors):
+    from verl_mars.methods.table import method_of
+    from verl_mars.preflight.data import data_faults
+
+    asked = {}
+    monkeypatch.setattr(
+        "verl_mars.data.check.check_files", lambda files, **rules: asked.update(rules) or SimpleNamespace(faults=[])
+    )
+    config = compose_recipe(recipe, [f"++algorithm.mars.anchors={anchors}", "data.train_files=[a.parquet]"])
+    assert data_faults(config, method_of(config.algorithm)) == []
+    assert asked["join_sources"] is (anchors == "leave_one_out")
 
 
 # ---------------------------------------------------------------- GPUs that work on one row together

@@ -94,6 +94,7 @@ def check_files(
     *,
     max_images: int | None = None,
     need_sources: bool = True,
+    join_sources: bool = False,
     open_images: bool = True,
     max_faults: int = 20,
     progress: bool = False,
@@ -107,6 +108,7 @@ def check_files(
         files: as in verl's ``data.train_files``: a list of .parquet, .json or .jsonl files, or one of them.
         max_images: what the engine takes a prompt (``actor_rollout_ref.rollout.limit_images``); ``None``: no limit.
         need_sources: whether rows need ``sources``, as they do for anchors.
+        join_sources: whether sessions show all sources but one (``algorithm.mars.anchors=leave_one_out``).
         open_images: open each image file once, header only.
         max_faults: how many faults the report spells out; all are counted.
         progress: show a bar.
@@ -122,7 +124,7 @@ def check_files(
     """
     checked = as_files(files)
     report = CheckReport(checked)
-    rules = RowRules(prompt_key, image_key, need_sources, check_truth, max_images)
+    rules = RowRules(prompt_key, image_key, need_sources, check_truth, max_images, join_sources)
     checker = _Checker(rules, report, max_faults, open_images)
     for file in checked:
         checker.check(file, _progress_bar(file) if progress else None)

@@ -60,6 +60,8 @@ class RowRules:
     check_truth: bool = True
     """Off: a reward function of the user's own scores the rows, so tasks and ground truths are its business."""
     max_images: int | None = None
+    join_sources: bool = False
+    """Whether sessions show all sources of a row but one."""
 
     def problems(self, row: Mapping[str, Any]) -> Iterator[Problem]:
         """Everything wrong with the row but its image files. Never raises, whatever the row holds."""
@@ -151,6 +153,14 @@ class RowRules:
         for position, source in enumerate(sources):
             yield from _source(source, f"sources[{position}]", names, images)
             yield from _tools(source, f"sources[{position}]", extra if isinstance(extra, dict) else {})
+        if self.join_sources and len(sources) > 2:
+            for name in TOOL_KEYS:
+                if isinstance(extra, dict) and given_to_tools(extra.get(name)):
+                    message = (
+                        "given, but algorithm.mars.anchors=leave_one_out shows all sources but one, and sources say "
+                        "only what tools get that see one: use anchors=mono for these rows"
+                    )
+                    yield Problem("tools", f"extra_info.{name}", message)
         media = [key for key in ("videos", "audios") if row.get(key)]
         if media and images and self.need_sources and any(source.get("prompt") is None for source in sources):
             message = (

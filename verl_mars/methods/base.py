@@ -201,6 +201,8 @@ class Method:
     """Epochs that an anchor serves before its session is run again."""
     mono_prompt: MonoPrompt = "repeat"
     """How the fused text is shown with one source; the check of prompt lengths counts these prompts too."""
+    joins_sources: bool = False
+    """Whether further sessions of rows with three or more sources show several of them."""
     check_data: bool = True
     """Whether the training data are checked before models load, if the method has further sessions."""
     group_fields: tuple[str, ...] = ()

@@ -111,6 +111,7 @@ class Mars(Method):
         self.anchor_epochs = self.settings.anchor_every
         self.mono_prompt = self.settings.mono_prompt
         self.check_data = self.settings.check_data
+        self.joins_sources = self.settings.anchors == "leave_one_out"
         self.group_fields = ("anchor_scores",)
         if self.settings.anchor_max_tokens is not None:
             self.group_fields += ("anchor_truncated",)

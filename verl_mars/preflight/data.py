@@ -28,7 +28,13 @@ def data_faults(config: DictConfig, method: Method, progress: bool = False) -> l
         return ["data.train_files names no file"]
     limit = config.actor_rollout_ref.rollout.get("limit_images")
     try:
-        report = check_files(files, max_images=limit, need_sources=True, progress=progress)
+        report = check_files(
+            files,
+            max_images=limit,
+            need_sources=True,
+            join_sources=method.anchoring.joins_sources,
+            progress=progress,
+        )
     except ValueError as error:  # a file that cannot be read at all
         return [str(error)]
     return [str(fault) for fault in report.faults]

@@ -16,9 +16,17 @@ def toy():
     return prepare(progress=False)
 
 
-def test_the_doctor_refuses_a_model_out_of_sight(toy, toy_data, tmp_path):
+BFLOAT16 = (
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
+    "actor_rollout_ref.rollout.dtype=bfloat16",
+)
+"""Two passes over one row, in other company, then differ by rounding."""
+
+
+@pytest.mark.parametrize("precision", [(), BFLOAT16], ids=["float32", "bfloat16"])
+def test_the_doctor_refuses_a_model_out_of_sight(toy, toy_data, tmp_path, precision):
     model = blinded(toy.model, tmp_path / "blinded")
-    given = [*toy_data, f"actor_rollout_ref.model.path={model}"]
+    given = [*toy_data, f"actor_rollout_ref.model.path={model}", *precision]
     recipe = ["--config-name", "toy_mars_grpo", "--see", "--no-ray"]
     result = CliRunner().invoke(app, ["doctor", *recipe, *given])
     assert result.exit_code == 1, result.output

@@ -19,6 +19,8 @@ RUNS = Path(__file__).parents[1] / "results" / "study.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "study.md"
 FIGURE = PAGE.parent / "images" / "study.png"
 CONFIDENCE = 0.95
+EQUAL_COST = (("interference", "mars", "grpo_n10"), ("interference", "shuffled", "grpo_n10"))
+"""Comparisons with GRPO at as many generations. Descriptive."""
 PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"))
 """Track, arm, compared with: the two comparisons that were fixed before the runs."""
 
@@ -103,6 +105,16 @@ def primary_table(runs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def equal_cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """MARS against GRPO with as many generations."""
+    lines = ["| track | difference | runs | over training | at the end |", "|" + "---|" * 5]
+    for track, arm, other in EQUAL_COST:
+        of_both = [differences(runs, track, arm, other, measure) for measure in (area, final)]
+        cells = [track, f"{arm} - {other}", str(sum(map(len, of_both[0]))), *map(_shown, of_both)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def arms_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
     """Each arm: accuracy, and its paired difference from grpo. Descriptive."""
     head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
@@ -161,6 +173,8 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found |= {f"{track}-mechanism": mechanism_table(runs, track) for track in present}
     if all(differences(runs, *pair, area) for pair in PRIMARY):
         found["primary"] = primary_table(runs)
+    if all(differences(runs, *pair, area) for pair in EQUAL_COST):
+        found["equal-cost"] = equal_cost_table(runs)
     return found
 
 

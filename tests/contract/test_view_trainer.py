@@ -140,8 +140,8 @@ def test_the_blind_view_is_rescored_and_stored(plane, advantages, base):
     assert ("mars/info_gain" in metrics) == (base == "mars")
     # A token's log-prob is minus the id of the token before it, over 8; padding keeps its own.
     assert [row.tolist() for row in plane.columns["view_log_probs"]] == [[-0.25, -0.375]] * 4 + [[-1.0, -1.0]]
-    line = trainer._tokens.take(KEYS[:1])
-    assert line["tokens"] == [["3", "4"]] and list(line["token_values"][0]) == ["dependency", "weight"]
+    (line,) = trainer._tokens.take(KEYS[:1])
+    assert line["tokens"] == ["3", "4"] and list(line["token_values"]) == ["dependency", "weight"]
 
 
 def test_other_pixels_are_rescored_and_thrown_away(plane, advantages):

@@ -157,8 +157,8 @@ class RowRules:
             for name in TOOL_KEYS:
                 if isinstance(extra, dict) and given_to_tools(extra.get(name)):
                     message = (
-                        "given, but algorithm.mars.anchors=leave_one_out shows all sources but one, and sources say "
-                        "only what tools get that see one: use anchors=mono for these rows"
+                        "given, but anchors=leave_one_out shows all sources but one, and sources say only what tools "
+                        "get that see one: use anchors=mono for these rows"
                     )
                     yield Problem("tools", f"extra_info.{name}", message)
         media = [key for key in ("videos", "audios") if row.get(key)]

@@ -55,21 +55,6 @@ def test_videos_beside_images_need_prompts_of_the_sources(make_row):
     assert problems(row) == []
 
 
-def test_tools_of_several_sources_are_refused(make_row):
-    row = make_row(0, extra={"tools_kwargs": {"zoom": {"image": 0}}})
-    third = {**row["sources"][1], "name": "third"}
-    row["sources"] = [{**source, "tools_kwargs": "{}"} for source in (*row["sources"], third)]
-
-    def problems(**rules):
-        return [problem for problem in RowRules(**rules).problems(row) if problem.code == "tools"]
-
-    (problem,) = problems(join_sources=True)
-    assert problem.key == "extra_info.tools_kwargs" and "use anchors=mono" in problem.message
-    assert problems() == []
-    row["sources"].pop()
-    assert problems(join_sources=True) == [], "all but one of two is one"
-
-
 def test_what_tools_get_is_said_a_source(tmp_path, make_row):
     shown = {"zoom": {"images": ["rgb", "ir"]}}
     row = make_row(0, extra={"tools_kwargs": shown})

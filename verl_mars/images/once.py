@@ -123,15 +123,7 @@ class PromptImages:
 
     async def sent(self, images: Sequence[Any], send: Callable[[list[Any]], Awaitable[Any]]) -> Any:
         """What ``send`` returned for these images of the prompt, whichever session was the first."""
-        key = tuple(map(id, images))
-        task = self._sent.get(key)
-        if task is None:
-            task = self._sent[key] = asyncio.ensure_future(send(list(images)))
-        try:
-            return await asyncio.shield(task)  # a session may be cancelled while others wait
-        except Exception:
-            self._sent.pop(key, None)  # the next session may try again
-            raise
+        return await once_for_all(self._sent, tuple(map(id, images)), lambda: send(list(images)))
 
     # ------------------------------------------------------------ processing
 
@@ -217,6 +209,18 @@ class PromptImages:
             raise
         for key, future in futures.items():
             future.set_result(results[key])
+
+
+async def once_for_all(tasks: dict[Any, asyncio.Task], key: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:
+    """What ``make`` returned for this key, whichever session was the first."""
+    task = tasks.get(key)
+    if task is None:
+        task = tasks[key] = asyncio.ensure_future(make())
+    try:
+        return await asyncio.shield(task)  # a session may be cancelled while others wait
+    except Exception:
+        tasks.pop(key, None)  # the next session may try again
+        raise
 
 
 def _split(result: Any, count: int) -> Sequence[Patches | None]:

@@ -18,7 +18,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import get_processor_token_id
 
 from verl_mars import store
-from verl_mars.images.once import PromptImages, SharedImageProcessor, SharedProcessor, owner_of
+from verl_mars.images.once import PromptImages, SharedImageProcessor, SharedProcessor, once_for_all, owner_of
 from verl_mars.images.reference import PARTITION, StoredInputs, name_of, size_of
 from verl_mars.images.room import Room
 from verl_mars.images.sending import SendsImagesOnce
@@ -168,14 +168,9 @@ class SharesImages(MarsAgentLoopWorker):
         tokens = [*output.prompt_ids, *output.response_ids]
         placeholders = tokens.count(get_processor_token_id(self.processor, "image"))
         key = (tuple(map(id, images)), placeholders, stored)
-        task = scope.prepared.get(key)
-        if task is None:
-            task = scope.prepared[key] = asyncio.create_task(self._computed(scope, output, tokens, stored))
-        try:
-            self.prepared[id(output)] = await asyncio.shield(task)
-        except Exception:
-            scope.prepared.pop(key, None)  # the next session may try again
-            raise
+        self.prepared[id(output)] = await once_for_all(
+            scope.prepared, key, lambda: self._computed(scope, output, tokens, stored)
+        )
 
     async def _computed(self, scope: Scope, output: Any, tokens: Sequence[int], stored: bool) -> PreparedInputs:
         inputs = await asyncio.to_thread(super()._compute_multi_modal_inputs, output, torch.tensor(tokens))

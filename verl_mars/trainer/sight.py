@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from verl_mars.rows import LOOK, Key, as_list, as_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.rescore import rescore
 from verl_mars.trainer.trainer import ViewTrainer, rows_multiple, trajectories_of
-from verl_mars.views import Message, OtherPixels
+from verl_mars.views import OtherPixels, parts_of
 
 LEAST_DIFFERENCE = 0.01
 """Nats by which the images have to move a log-prob of half of the rows. Without pixels it is 0 but for rounding."""
@@ -237,7 +237,7 @@ def rows_with_images(dataset: Any, count: int) -> list[int]:
     found: list[int] = []
     spread = max(1, len(dataset) // count)
     for i in sorted(range(len(dataset)), key=lambda i: (i % spread, i)):
-        kinds = {part["type"] for message in dataset[i]["raw_prompt"] for part in _parts(message)}
+        kinds = {part["type"] for part in parts_of(dataset[i]["raw_prompt"])}
         if "image" in kinds and kinds <= {"image", "text"}:
             found.append(i)
             if len(found) == count:
@@ -248,8 +248,3 @@ def rows_with_images(dataset: Any, count: int) -> list[int]:
             "and the <image> in the prompts"
         )
     return found
-
-
-def _parts(message: Message) -> Sequence[Mapping[str, Any]]:
-    content = message["content"]
-    return [{"type": "text"}] if isinstance(content, str) else content

@@ -19,9 +19,13 @@ import json
 import shutil
 import statistics
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import report
 from images_plugin import FOLDER
 from step_time import write_data
@@ -31,7 +35,10 @@ from verl_mars.toy.runs import FinishedRun, run_main
 ROLLOUTS, K = 8, 2
 ARMS = {"copies": ["+data.images_once.enable=false"], "once": []}
 PROCESSES = {"agent-loop worker": "SharesImages", "training worker": "WorkerDict"}
-"""Names of processes that load the plugin; the storage of TransferQueue imports nothing of verl."""
+"""Names of processes that load the plugin, and write down their own memory."""
+STORAGE = "storage of TransferQueue"
+STORAGE_TITLE = "ray::SimpleStorageUnit"
+"""It imports nothing of verl, so its memory is read from outside."""
 CLOCK = ("timing_s/", "timing_per_token_ms/", "perf/", "actor/perf/")
 """Metrics of time and memory."""
 
@@ -69,8 +76,36 @@ def train(arm: str, steps: int, prompts: int, side: int, data: Path, model: Path
     return run
 
 
-def costs(run: FinishedRun, folder: Path) -> dict[str, Any]:
-    """Bytes and CPU seconds a step without the first, peak memory by process, median seconds of a step."""
+@contextmanager
+def storage_memory() -> Iterator[dict[int, int]]:
+    """Peak resident bytes of each storage process of the runs within, by process number; read twice a second."""
+    peaks: dict[int, int] = {}
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(0.5):
+            for process in psutil.process_iter(["cmdline"]):
+                if STORAGE_TITLE in " ".join(process.info["cmdline"] or ()):
+                    with suppress(psutil.NoSuchProcess):
+                        peaks[process.pid] = max(peaks.get(process.pid, 0), process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        stopped.set()
+        watcher.join()
+
+
+def costs(run: FinishedRun, folder: Path, storage: int) -> dict[str, Any]:
+    """Bytes and CPU seconds a step without the first, peak memory by process, median seconds of a step.
+
+    Args:
+        run: the run.
+        folder: where its processes left their notes.
+        storage: peak bytes of its storage processes together.
+    """
     notes = [json.loads(line) for file in folder.glob("*.jsonl") if file.stem.isdecimal() for line in file.open()]
     steps = [tuple(map(float, line.split())) for line in (folder / "steps.txt").read_text().splitlines()][1:]
     begin, end = steps[0][0], steps[-1][1]
@@ -84,7 +119,8 @@ def costs(run: FinishedRun, folder: Path) -> dict[str, Any]:
         "peak_bytes": {
             name: max((note[5] for note in notes if note[1] == process), default=0)
             for name, process in PROCESSES.items()
-        },
+        }
+        | {STORAGE: storage},
         "step_seconds": statistics.median(run.metrics[step]["timing_s/step"] for step in later),
         "metrics": {key: run.metrics[later[-1]].get(f"perf/{key}") for key in ("image_seconds", "image_bytes_saved")},
     }
@@ -114,7 +150,10 @@ def table(result: dict[str, Any]) -> str:
         "fetched from it, MB": [arms[arm]["fetched_bytes"] / 1e6 for arm in ARMS],
         "CPU of the agent-loop worker, s": [arms[arm]["worker_cpu_seconds"] for arm in ARMS],
         "step, s": [arms[arm]["step_seconds"] for arm in ARMS],
-    } | {f"peak memory of the {name}, MB": [arms[arm]["peak_bytes"][name] / 1e6 for arm in ARMS] for name in PROCESSES}
+    } | {
+        f"peak memory of the {name}, MB": [arms[arm]["peak_bytes"][name] / 1e6 for arm in ARMS]
+        for name in (*PROCESSES, STORAGE)
+    }
     rows = [
         [name, f"{copies:,.1f}", f"{once:,.1f}", f"{once / copies:.2f}"] for name, (copies, once) in quantities.items()
     ]
@@ -144,8 +183,11 @@ def main() -> None:
         data = write_data(K, options.steps, folder / "data", 1, options.prompts, options.side)
         model = model_for(options.side, folder / "model")
         size = (options.steps, options.prompts, options.side)
-        runs = {arm: train(arm, *size, data, model, folder / arm) for arm in ARMS}
-        arms = {arm: costs(run, folder / arm) for arm, run in runs.items()}
+        runs, arms = {}, {}
+        for arm in ARMS:
+            with storage_memory() as peaks:
+                runs[arm] = train(arm, *size, data, model, folder / arm)
+            arms[arm] = costs(runs[arm], folder / arm, sum(peaks.values()))
     result = {
         **report.about("verl", "torch", "transformers", "ray", "TransferQueue"),
         **vars(options),

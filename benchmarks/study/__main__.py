@@ -1,7 +1,8 @@
 """Run what is missing of the study and write its tables:  python benchmarks/study [--seeds 10] [--arms mars grpo] ...
 
 Each finished run is a line of ``benchmarks/results/study.jsonl``; one that stands there is not run again. A warm start
-is the toy's own (``verl-mars demo``), built once in the cache.
+is the toy's own (``verl-mars demo``), built once in the cache. ``--in-verl`` trains by verl instead of in the study's
+loop, and writes ``study_verl.jsonl``.
 """
 
 import argparse
@@ -20,9 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two runs side by side, and sums
 import report  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from study.analysis import RUNS, publish, read_runs  # noqa: E402
+from study import in_verl, runs  # noqa: E402
+from study.analysis import RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
 from study.arms import ARMS, TRACKS, Key  # noqa: E402
-from study.runs import run, worlds  # noqa: E402
+from study.runs import worlds  # noqa: E402
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Key]:
@@ -41,16 +43,18 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--tracks", nargs="+", default=list(TRACKS), choices=TRACKS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--in-verl", action="store_true", help="runs of verl, to compare the loop with")
     parser.add_argument("--tables", action="store_true", help="run nothing; write tables and figures from the results")
     options = parser.parse_args()
-    done = {row["key"] for row in read_runs()}
+    results, run = (VERL_RUNS, in_verl.run) if options.in_verl else (RUNS, runs.run)
+    done = {row["key"] for row in read_runs(results)}
     missing = [] if options.tables else [key for key in wanted(options) if key not in done]
     if missing:
         about = report.about("verl", "torch", "transformers", "numpy")
         for track, warm_start in sorted({(key.track, key.warm_start) for key in missing}):
             worlds(track, warm_start)  # built once, before the workers
-        RUNS.parent.mkdir(exist_ok=True)
-        with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool, RUNS.open("a") as file:
+        results.parent.mkdir(exist_ok=True)
+        with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool, results.open("a") as file:
             running = [pool.submit(run, key) for key in missing]
             for finished in tqdm(as_completed(running), "study", total=len(running), unit="run"):
                 file.write(json.dumps(finished.result() | about) + "\n")

@@ -16,6 +16,7 @@ from verl_mars.toy.report import STUDY
 from verl_mars.toy.world import REGIMES
 
 RUNS = Path(__file__).parents[1] / "results" / "study.jsonl"
+VERL_RUNS = RUNS.with_name("study_verl.jsonl")
 PAGE = Path(__file__).parents[2] / "docs" / "study.md"
 FIGURE = PAGE.parent / "images" / "study.png"
 CONFIDENCE = 0.95
@@ -115,6 +116,32 @@ def equal_cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def in_verl_table(runs: Sequence[Mapping[str, Any]], in_verl: Sequence[Mapping[str, Any]]) -> str:
+    """The loop against verl, arm by arm: mean accuracy (sd), and verl - loop with Welch's t-interval over runs."""
+    head = ["track", "arm", "runs: loop, verl"]
+    for measure in ("over training", "at the end"):
+        head += [f"{measure}: loop", "verl", "verl - loop"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
+        both = [[run for run in part if (run["key"].track, run["key"].arm) == (track, arm)] for part in (runs, in_verl)]
+        if min(map(len, both)) < 2:
+            continue
+        cells = [track, arm, ", ".join(str(len(part)) for part in both)]
+        for measured in (area, final):
+            loop, verl = ([measured(run) for run in part] for part in both)
+            cells += [_spread(loop), _spread(verl)]
+            welch = stats.ttest_ind(verl, loop, equal_var=False).confidence_interval(CONFIDENCE)
+            cells.append(f"{np.mean(verl) - np.mean(loop):+.1f} [{welch.low:+.1f}, {welch.high:+.1f}]")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean, and standard deviation if there is one."""
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} (sd {np.std(values, ddof=1):.1f})" if len(values) > 1 else mean
+
+
 def arms_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
     """Each arm: accuracy, and its paired difference from grpo. Descriptive."""
     head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
@@ -125,10 +152,7 @@ def arms_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
             continue
         cells = [arm, str(len(of_arm))]
         for measure in (area, final):
-            values = np.array([measure(run) for run in of_arm])
-            cells.append(
-                f"{values.mean():.1f} (sd {values.std(ddof=1):.1f})" if len(values) > 1 else f"{values[0]:.1f}"
-            )
+            cells.append(_spread([measure(run) for run in of_arm]))
         for measure in (area, final):
             cells.append("" if arm == "grpo" else _shown(differences(runs, track, arm, "grpo", measure)))
         cells += [f"{np.mean([final(run, regime) for run in of_arm]):.1f}" for regime in REGIMES]
@@ -166,7 +190,7 @@ def mechanism_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
     return "\n".join(lines)
 
 
-def tables(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def tables(runs: Sequence[Mapping[str, Any]], in_verl: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
     """Every table of the page by the name of its marks."""
     present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
     found = {f"{track}-arms": arms_table(runs, track) for track in present}
@@ -175,6 +199,8 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         found["primary"] = primary_table(runs)
     if all(differences(runs, *pair, area) for pair in EQUAL_COST):
         found["equal-cost"] = equal_cost_table(runs)
+    if in_verl:
+        found["in-verl"] = in_verl_table(runs, in_verl)
     return found
 
 
@@ -201,7 +227,7 @@ def publish() -> str:
     """Write tables and figure from the results; returns where they are."""
     runs = read_runs()
     page = PAGE.read_text(encoding="utf-8")
-    for name, table in tables(runs).items():
+    for name, table in tables(runs, read_runs(VERL_RUNS)).items():
         page = report.exchange(page, name, table)
     PAGE.write_text(page, encoding="utf-8")
     STUDY.write_text(json.dumps(seeds(runs), indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from verl_mars.preflight.configuration import config_faults, data_parallel_ranks, raise_on_faults
+from verl_mars.preflight.configuration import config_faults, raise_on_faults
 from verl_mars.preflight.doctor import compose_recipe, recipe_faults
 
 
@@ -331,46 +331,6 @@ def test_tools_that_would_show_several_sources_are_looked_for(monkeypatch, recip
     config = compose_recipe(recipe, [f"++algorithm.mars.anchors={anchors}", "data.train_files=[a.parquet]"])
     assert data_faults(config, method_of(config.algorithm)) == []
     assert asked["join_sources"] is (anchors == "leave_one_out")
-
-
-# ---------------------------------------------------------------- GPUs that work on one row together
-
-MEGATRON = ["model_engine=megatron", "actor_rollout_ref.model.path=model", "trainer.n_gpus_per_node=8"]
-MEGATRON += ["algorithm.adv_estimator=mars", "trainer.v1.trainer_mode=mars_sync"]
-MEGATRON += ["actor_rollout_ref.rollout.n=3", "actor_rollout_ref.actor.ppo_mini_batch_size=2"]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "ranks"),
-    [
-        ({"tensor_model_parallel_size": 4}, 2),
-        ({"pipeline_model_parallel_size": 4}, 2),
-        ({"context_parallel_size": 4}, 2),
-        ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "context_parallel_size": 2}, 1),
-        ({"expert_model_parallel_size": 4}, 8),
-        ({}, 8),
-    ],
-)
-def test_gpus_that_work_on_one_row_are_one_rank(sizes, ranks):
-    """6 rows divide among 2 ranks, not among 8 GPUs."""
-    overrides = [f"actor_rollout_ref.actor.megatron.{key}={size}" for key, size in sizes.items()]
-    config = compose_recipe("ppo_trainer", [*MEGATRON, *overrides])
-    found = [fault for fault in config_faults(config) if "data-parallel" in fault]
-    expected = [] if 6 % ranks == 0 else [f"6 rows do not divide among {ranks} data-parallel ranks"]
-    assert [part in fault for part, fault in zip(expected, found, strict=True)] == [True] * len(expected)
-
-
-@pytest.mark.parametrize(
-    ("engine", "size"),
-    [
-        ("veomni", "actor_rollout_ref.actor.veomni.ulysses_parallel_size"),
-        ("torchtitan", "actor_rollout_ref.actor.torchtitan.tensor_parallel_size"),
-        ("torchtitan", "actor_rollout_ref.actor.torchtitan.context_parallel_size"),
-    ],
-)
-def test_other_engines_have_ranks_too(engine, size):
-    config = compose_recipe("ppo_trainer", [*MEGATRON, f"model_engine={engine}", f"{size}=4"])
-    assert data_parallel_ranks(config) == 2
 
 
 def test_a_setting_without_a_default_is_named():

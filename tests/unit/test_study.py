@@ -37,6 +37,17 @@ def test_warm_starts_are_the_units_where_there_are_several():
     assert many == pytest.approx(analysis.interval([np.array([1.0, 2.0, 3.0])]))
 
 
+def test_verl_against_the_loop_by_hand():
+    """50, 60 against 40, 60: standard error sqrt(50/2 + 200/2) = 11.18, Welch's 1.47 degrees of freedom, t = 6.188."""
+    loop = [run("mars", seed, [0, value]) for seed, value in enumerate([0.4, 0.6])]
+    verl = [run("mars", seed, [0, value]) for seed, value in enumerate([0.5, 0.6])]
+    row = analysis.in_verl_table([*loop, run("grpo", 0, [0, 1])], verl).splitlines()[2:]
+    assert row == [
+        "| interference | mars | 2, 2 | 50.0 (sd 14.1) | 55.0 (sd 7.1) | +5.0 [-64.2, +74.2] "
+        "| 50.0 (sd 14.1) | 55.0 (sd 7.1) | +5.0 [-64.2, +74.2] |"
+    ]
+
+
 def test_only_common_seeds_are_compared():
     runs = [run("mars", 0, [0, 0.5]), run("grpo", 0, [0, 0.4]), run("mars", 1, [0, 0.9])]
     (found,) = analysis.differences(runs, "interference", "mars", "grpo", analysis.final)
@@ -47,7 +58,9 @@ def test_the_page_holds_the_tables_of_the_raw_results():
     page = analysis.PAGE.read_text(encoding="utf-8")
     runs = analysis.read_runs()
     assert len({row["key"] for row in runs}) == len(runs), "a run stands in the results twice"
-    for name, table in analysis.tables(runs).items():
+    in_verl = analysis.read_runs(analysis.VERL_RUNS)
+    assert len({row["key"] for row in in_verl}) == len(in_verl), "a run of verl stands in the results twice"
+    for name, table in analysis.tables(runs, in_verl).items():
         assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in page, f"`make study ARGS=--tables` writes {name}"
 
 

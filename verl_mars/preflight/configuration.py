@@ -53,6 +53,7 @@ def config_faults(config: DictConfig) -> Iterator[str]:
     yield from _sampler_faults(config)
     yield from _off_policy_faults(config)
     yield from _correction_faults(config)
+    yield from _micro_batch_faults(config)
     yield from _images_faults(config)
     yield from _tower_faults(config)
     yield from _probe_faults(config)
@@ -183,6 +184,36 @@ def data_parallel_ranks(config: DictConfig) -> int:
     section = actor.get(actor.strategy) or {}
     sizes += [section.get(key, 1) for key in MODEL_PARALLEL_SIZES.get(actor.strategy, ())]
     return config.trainer.n_gpus_per_node * config.trainer.nnodes // math.prod(size or 1 for size in sizes)
+
+
+SHARED_ROW_SIZES = {
+    "megatron": "context_parallel_size",
+    "veomni": "ulysses_parallel_size",
+    "torchtitan": "tensor_parallel_size",
+}
+"""By the actor's ``strategy``: the number by which its engine multiplies the tokens that a GPU may hold."""
+
+
+def _micro_batch_faults(config: DictConfig) -> Iterator[str]:
+    """Rows that fit into no micro-batch: verl would stop by an assertion at the first such row, maybe after hours."""
+    actor, rollout, data = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.data
+    if not actor.use_dynamic_bsz:
+        return
+    section = actor.get(actor.strategy) or {}
+    gpus = section.get(SHARED_ROW_SIZES.get(actor.strategy), None) or actor.get("ulysses_sequence_parallel_size", 1)
+    longest = min(data.max_prompt_length + data.max_response_length, rollout.get("max_model_len") or math.inf)
+    limits = {
+        "actor.ppo_max_token_len_per_gpu": actor.ppo_max_token_len_per_gpu,
+        "rollout.log_prob_max_token_len_per_gpu": rollout.log_prob_max_token_len_per_gpu,
+    }
+    small = [key for key, tokens in limits.items() if isinstance(tokens, int) and tokens * gpus < longest]
+    if small:  # the second key follows the first: one sentence
+        yield (
+            f"actor_rollout_ref.{small[0]} = {limits[small[0]]}: a row may have {longest} tokens "
+            f"(data.max_prompt_length = {data.max_prompt_length}, data.max_response_length = "
+            f"{data.max_response_length}, actor_rollout_ref.rollout.max_model_len = {rollout.get('max_model_len')}), "
+            f"and verl stops at the first row of more than {limits[small[0]] * gpus}; raise it, or lower these lengths"
+        )
 
 
 def _filters_groups(config: DictConfig) -> bool:

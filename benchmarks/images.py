@@ -20,12 +20,12 @@ import shutil
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import report
 from images_plugin import FOLDER
 from step_time import write_data
 
+from verl_mars.fields import FieldDict
 from verl_mars.toy.runs import FinishedRun, run_main
 
 ROLLOUTS, K = 8, 2
@@ -69,7 +69,7 @@ def train(arm: str, steps: int, prompts: int, side: int, data: Path, model: Path
     return run
 
 
-def costs(run: FinishedRun, folder: Path) -> dict[str, Any]:
+def costs(run: FinishedRun, folder: Path) -> FieldDict:
     """Bytes and CPU seconds a step without the first, peak memory by process, median seconds of a step."""
     notes = [json.loads(line) for file in folder.glob("*.jsonl") if file.stem.isdecimal() for line in file.open()]
     steps = [tuple(map(float, line.split())) for line in (folder / "steps.txt").read_text().splitlines()][1:]
@@ -106,7 +106,7 @@ def same(one: FinishedRun, other: FinishedRun) -> tuple[int, int]:
     return len(keys), sum(first.get(key) != second.get(key) for key in keys)
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """The figures as Markdown."""
     arms = result["arms"]
     quantities = {

@@ -17,6 +17,7 @@ import ray
 import report
 from PIL import Image
 
+from verl_mars.fields import FieldDict
 from verl_mars.images.once import PromptImages
 from verl_mars.images.sending import SendsImagesOnce
 
@@ -62,7 +63,7 @@ async def prompt(
     return [time.process_time() - cpu, time.perf_counter() - start]
 
 
-def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, client: Client) -> dict[str, Any]:
+def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, client: Client) -> FieldDict:
     """Both ways for so many prompts each."""
     random = np.random.default_rng(0)
     images = [Image.fromarray(random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)) for _ in range(count)]
@@ -70,7 +71,7 @@ def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, clie
     for number in range(2 * (prompts + 1)):
         arm = ARMS[number % 2]
         taken[arm].append(asyncio.run(prompt(client, {}, arm, images, sessions)))
-    case: dict[str, Any] = {}
+    case: FieldDict = {}
     for column, name in enumerate(("cpu_seconds", "seconds")):
         pairs = [(a[column], b[column]) for a, b in zip(taken["calls"][1:], taken["once"][1:], strict=True)]
         for arm, values in zip(ARMS, zip(*pairs, strict=True), strict=True):
@@ -79,7 +80,7 @@ def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, clie
     return case
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """The figures as Markdown."""
     head = ["pictures", "n + K"]
     rows = [[case["size"], str(case["sessions"])] for case in result["cases"]]

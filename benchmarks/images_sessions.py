@@ -25,6 +25,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
 from verl.workers.rollout.replica import TokenOutput
 
+from verl_mars.fields import FieldDict
 from verl_mars.methods.table import method_of
 from verl_mars.preflight.doctor import compose_recipe
 from verl_mars.rollout.image_sharing import SharesImages
@@ -48,7 +49,7 @@ class Reward:
 
     class _Call:
         @staticmethod
-        async def remote(data: Any) -> dict[str, Any]:
+        async def remote(data: Any) -> FieldDict:
             """The score of one session."""
             return {"reward_score": 1.0, "reward_extra_info": {}}
 
@@ -104,7 +105,7 @@ def worker(arm: str, n: int, k: int, model: Path) -> SharesImages:
     return made
 
 
-def prompt(files: list[str], number: int) -> dict[str, Any]:
+def prompt(files: list[str], number: int) -> FieldDict:
     """A prompt whose every picture is a source."""
     content = [
         *({"type": "image", "image": file} for file in files),
@@ -148,7 +149,7 @@ def measure(arm: str, n: int, k: int, files: list[str], model: Path, prompts: in
     return {"cpu_seconds": statistics.median(seconds[1:]), "bytes": statistics.median(sizes[1:])}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """The figures as Markdown."""
     rows = []
     for case in result["cases"]:

@@ -14,6 +14,7 @@ from step_time_arms import ARMS, arm_of
 from verl.utils.debug import marked_timer
 
 from verl_mars import _compat
+from verl_mars.fields import FieldDict
 from verl_mars.methods import Method
 from verl_mars.methods.table import method_of
 from verl_mars.rollout.manager import MarsAgentLoopManager
@@ -22,7 +23,7 @@ from verl_mars.rows import Anchors
 from verl_mars.trainer.divergence_worker import WORKERS
 from verl_mars.trainer.modes import MarsTrainerSync
 
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, FieldDict] = {
     "grpo": {"adv_estimator": "grpo"},
     "mars": {"adv_estimator": "mars"},
     "two_phase": {"adv_estimator": "mars"},

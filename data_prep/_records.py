@@ -27,6 +27,7 @@ from verl_mars.data.sample import (
 )
 from verl_mars.data.tables import Line, lines_of
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
@@ -278,12 +279,12 @@ class RecordConverter(Converter):
                 findings.counts[f"records whose key {key[:60]!r} is not read"] += 1
 
 
-def first_of(content: Mapping[str, Any], *keys: str) -> Any:
+def first_of(content: Fields, *keys: str) -> Any:
     """The value of the first key that is there; None if none is."""
     return next((content[key] for key in keys if content.get(key) is not None), None)
 
 
-def needed(content: Mapping[str, Any], *keys: str) -> Any:
+def needed(content: Fields, *keys: str) -> Any:
     """As :func:`first_of`.
 
     Raises:

@@ -25,6 +25,7 @@ from verl_mars.data.sample import (
     attempt,
 )
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
@@ -189,7 +190,7 @@ A = TypeVar("A", bound=Answer)
 
 def _cleaned(answer: A, findings: Findings) -> A:
     """The answer without markup of other formats, each removal counted."""
-    changes: dict[str, Any] = {}
+    changes: FieldDict = {}
     if isinstance(answer.answer, str):
         changes["answer"] = bare_answer(answer.answer, findings)
     elif answer.answer:

@@ -11,6 +11,7 @@ from pydantic import Field
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import Boxes, Converter, Findings, Options, Reject, Sample, attempt
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict
 
 from .spatialbench import rgb_and_depth
 
@@ -156,7 +157,7 @@ def _load_mat(path: Path, key: str) -> Any:
     return [value] if isinstance(value, dict | str) else value
 
 
-def _structs(value: Any) -> list[dict[str, Any]]:
+def _structs(value: Any) -> list[FieldDict]:
     """A MATLAB struct array, which is a dict where it has one element and an empty array where it has none."""
     if isinstance(value, dict):
         return [value]

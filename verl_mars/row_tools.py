@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from verl_mars.fields import FieldDict, Fields
+
 TOOL_KEYS = ("tools_kwargs", "interaction_kwargs")
 """Keys of ``extra_info``, which verl's data set copies into the row."""
 
@@ -17,7 +19,7 @@ def given_to_tools(kwargs: Any) -> bool:
     return isinstance(kwargs, Mapping) and any(value is not None for value in kwargs.values())
 
 
-def tools_of_session(row: Mapping[str, Any], source: Any, view: str) -> dict[str, Any]:
+def tools_of_session(row: Fields, source: Any, view: str) -> FieldDict:
     """The fields of a session's row that tools and interactions get, as the source has them.
 
     Args:
@@ -28,7 +30,7 @@ def tools_of_session(row: Mapping[str, Any], source: Any, view: str) -> dict[str
     Raises:
         ValueError: the row hands something to tools, and the source does not say what they get instead.
     """
-    changed: dict[str, Any] = {}
+    changed: FieldDict = {}
     for key in TOOL_KEYS:
         own = None if source is None else getattr(source, key)
         extra = row.get("extra_info")

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-Tags = Sequence[Mapping[str, Any]]
+from verl_mars.fields import FieldDict, Fields
+
+Tags = Sequence[Fields]
 """verl's tags of each row: ``is_padding``, ``response_len``, ``max_global_steps``, ..."""
 
 VIEW = "mars_view"
@@ -146,7 +148,7 @@ class Anchors:
         entries = [(*entry, {})[:4] for entry in json.loads(text)]
         return cls(tuple(Anchor(source, score, version, values=values) for source, score, version, values in entries))
 
-    def fields(self, values: Sequence[str] = ()) -> dict[str, Any]:
+    def fields(self, values: Sequence[str] = ()) -> FieldDict:
         """The fields of a row: :data:`ANCHOR_FIELDS`, and ``anchor_<name>`` for each further value by name."""
         return {
             "anchor_scores": torch.tensor([anchor.score for anchor in self.of_session], dtype=torch.float32),
@@ -160,7 +162,7 @@ class Anchors:
             },
         }
 
-    def details(self) -> list[dict[str, Any]]:
+    def details(self) -> list[FieldDict]:
         """:data:`ANCHOR_DETAILS`: {source, reward, acc, response} of each session, None for what is missing."""
         return [
             {

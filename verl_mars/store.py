@@ -13,6 +13,8 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta as Batch
 
+from verl_mars.fields import Fields
+
 __all__ = [
     "Batch",
     "add_texts",
@@ -62,7 +64,7 @@ async def keep(partition: str, key: str, value: Any) -> None:
     await tq.async_kv_batch_put(keys=[key], partition_id=partition, fields=fields, tags=[{}])
 
 
-def keep_all(partition: str, values: Mapping[str, Any]) -> None:
+def keep_all(partition: str, values: Fields) -> None:
     """:func:`keep` for several objects by key, in one request; returns once they are stored."""
     if values:
         fields = TensorDict({_OBJECT: NonTensorStack(*values.values())}, len(values))
@@ -91,7 +93,7 @@ def clear(batch: Batch) -> None:
     tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
 
 
-def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -> None:
+def submit_validation(prompts: Fields, step: int, agent_loops: Any) -> None:
     """Have prompts rolled out as validation does, into the partition ``val``.
 
     Args:
@@ -111,8 +113,8 @@ def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -
 
 def run_on_rows(
     partition: str,
-    rows: Mapping[str, Mapping[str, Any]],
-    tags: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, Fields],
+    tags: Sequence[Fields],
     run: Callable[[Batch], None],
     results: Sequence[str],
 ) -> dict[str, dict[str, torch.Tensor]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from study.arms import Arm, Track
 from verl_mars.cpu.sampling import Response
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import Inputs
 from verl_mars.methods.table import METHODS
 from verl_mars.reward import compute_score
@@ -114,9 +115,7 @@ class World:
         return Scored(responses, reward, accuracy, form)
 
 
-def train(
-    checkpoint: Path, training: World, heldout: World, arm: Arm, track: Track, seed: int
-) -> Iterator[dict[str, Any]]:
+def train(checkpoint: Path, training: World, heldout: World, arm: Arm, track: Track, seed: int) -> Iterator[FieldDict]:
     """Train from a warm start; yields the evaluation before the first step, and one after every `track.every` steps.
 
     Args:
@@ -155,7 +154,7 @@ def train(
             yield {"step": step, **evaluate(model, heldout, views=step == track.steps), **spent, "training": means}
 
 
-def evaluate(model: Any, heldout: World, views: bool = True) -> dict[str, Any]:
+def evaluate(model: Any, heldout: World, views: bool = True) -> FieldDict:
     """Greedy accuracy: overall, of each regime, and of each source alone."""
     rows = np.arange(len(heldout))
     with torch.no_grad():

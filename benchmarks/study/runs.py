@@ -9,6 +9,7 @@ import torch
 
 from study.arms import ARMS, TRACKS, Key
 from study.loop import World, train
+from verl_mars.fields import FieldDict
 from verl_mars.toy.evaluate import load
 from verl_mars.toy.prepare import prepare, split_scenes
 
@@ -22,7 +23,7 @@ def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
     return checkpoint, training, heldout
 
 
-def run(key: Key) -> dict[str, Any]:
+def run(key: Key) -> FieldDict:
     """One run, as a line of the results."""
     torch.set_num_threads(1)
     checkpoint, training, heldout = worlds(key.track, key.warm_start)

@@ -6,7 +6,7 @@ real processor to this.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from verl_mars.data.readers import as_files, embeds_images, open_parquet, row_ba
 from verl_mars.data.row_checks import RowRules, column_problems, image_entry_problem
 from verl_mars.data.schema import ROW_GROUP_BYTES
 from verl_mars.errors import DataError, Problem, SampleError
+from verl_mars.fields import Fields
 
 UNREADABLE_BYTES = 2**31 - 1
 """Nested binary data of one row group that ``datasets`` cannot read any more."""
@@ -197,7 +198,7 @@ class _Checker:
                     "travels as pixels; paths travel as text."
                 )
 
-    def _check_row(self, file: str, number: int, row: Mapping[str, Any], indices: set[int]) -> None:
+    def _check_row(self, file: str, number: int, row: Fields, indices: set[int]) -> None:
         for problem in self.rules.problems(row):
             self._add(file, number, problem)
         extra = row.get("extra_info")

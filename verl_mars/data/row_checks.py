@@ -7,11 +7,12 @@ The row model of :mod:`verl_mars.data.schema` and the file checks of :mod:`verl_
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from verl_mars.errors import Problem, SampleError
+from verl_mars.fields import Fields
 from verl_mars.row_tools import TOOL_KEYS, given_to_tools
 from verl_mars.tasks import task_of_row
 from verl_mars.tasks.base import Task
@@ -63,7 +64,7 @@ class RowRules:
     join_sources: bool = False
     """Whether sessions show all sources of a row but one."""
 
-    def problems(self, row: Mapping[str, Any]) -> Iterator[Problem]:
+    def problems(self, row: Fields) -> Iterator[Problem]:
         """Everything wrong with the row but its image files. Never raises, whatever the row holds."""
         images = row.get(self.image_key)
         count = len(images) if isinstance(images, list) else 0
@@ -137,7 +138,7 @@ class RowRules:
             message = f"{len(sizes)} sizes for {len(images)} images"
             yield Problem("image_sizes", "extra_info.image_sizes", message)
 
-    def _sources(self, row: Mapping[str, Any], images: int) -> Iterator[Problem]:
+    def _sources(self, row: Fields, images: int) -> Iterator[Problem]:
         sources = row.get("sources")
         if not sources:
             if self.need_sources:
@@ -172,7 +173,7 @@ class RowRules:
             message = f"{listed}, but `sources` has {names}: the same names in the same order are needed"
             yield Problem("source_name", "extra_info.sources", message)
 
-    def _data_source(self, row: Mapping[str, Any]) -> Iterator[Problem]:
+    def _data_source(self, row: Fields) -> Iterator[Problem]:
         value = row.get("data_source")
         if not isinstance(value, str) or not value:
             message = f"{value!r}, but a text is needed: verl groups validation scores by it"
@@ -229,7 +230,7 @@ def _no_other_media(text: str, key: str, allowed: set[str]) -> Iterator[Problem]
         yield Problem("media_tag", key, message)
 
 
-def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: int) -> Iterator[Problem]:
+def _source(source: Fields, key: str, names: Sequence[Any], images: int) -> Iterator[Problem]:
     name, own = source.get("name"), source.get("images")
     if not isinstance(name, str) or not name.strip():
         yield Problem("source_name", f"{key}.name", f"{name!r}, but a text is needed")
@@ -258,7 +259,7 @@ def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: i
         yield from _no_other_media(prompt, f"{key}.prompt", {IMAGE_TAG})
 
 
-def _tools(source: Mapping[str, Any], key: str, extra: Mapping[str, Any]) -> Iterator[Problem]:
+def _tools(source: Fields, key: str, extra: Fields) -> Iterator[Problem]:
     for name in TOOL_KEYS:
         own = source.get(name)
         if own is None and given_to_tools(extra.get(name)):
@@ -275,7 +276,7 @@ def _is_json_object(text: Any) -> bool:
         return False
 
 
-def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
+def _truths(row: Fields, images: int) -> Iterator[Problem]:
     """The fused ground truth, and those of the sources."""
     reward, extra = row.get("reward_model"), row.get("extra_info")
     extra = extra if isinstance(extra, dict) else {}
@@ -294,7 +295,7 @@ def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
             yield from _truth(task, source["ground_truth"], f"sources[{position}].ground_truth", extra, frames)
 
 
-def _truth(task: Task[Any], text: Any, key: str, extra: Mapping[str, Any], images: Sequence[int]) -> Iterator[Problem]:
+def _truth(task: Task[Any], text: Any, key: str, extra: Fields, images: Sequence[int]) -> Iterator[Problem]:
     if not isinstance(text, str):
         yield Problem("ground_truth", key, f"{type(text).__name__}, but a JSON text is needed")
         return

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
+
+from verl_mars.fields import Fields
 
 _ENDS = 4096
 """Bytes of either end of an image file that stand for its content."""
@@ -27,7 +29,7 @@ class RowNotes:
         """Fingerprint of an image -> the split and name that had it first."""
         self._known: set[str] = set()
 
-    def add(self, row: Mapping[str, Any], where: str) -> None:
+    def add(self, row: Fields, where: str) -> None:
         """Take note of a row that passed the checks."""
         for text in set(self._of_row(row)):
             self.counts[text] += 1
@@ -40,7 +42,7 @@ class RowNotes:
             for text, count in sorted(self.counts.items())
         ]
 
-    def _of_row(self, row: Mapping[str, Any]) -> Iterator[str]:
+    def _of_row(self, row: Fields) -> Iterator[str]:
         images, extra = row["images"], row["extra_info"]
         sources = row.get("sources") or []
         used = [name for source in sources for name in {_name(images[k]) for k in source["images"]} - {None}]
@@ -61,7 +63,7 @@ class RowNotes:
         return home[0] != split and home[1] != name
 
 
-def _about_boxes(truth: Mapping[str, Any], sizes: Any, sources: list[Mapping[str, Any]]) -> Iterator[str]:
+def _about_boxes(truth: Fields, sizes: Any, sources: list[Fields]) -> Iterator[str]:
     if any(x2 - x1 < 1 or y2 - y1 < 1 for x1, y1, x2, y2 in truth["boxes"]):
         yield SMALL_BOX
     for source in sources if sizes else ():

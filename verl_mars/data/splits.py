@@ -12,6 +12,7 @@ from verl_mars.data.paths import Root
 from verl_mars.data.sample import Converter, Findings, Reject, Sample
 from verl_mars.data.settings import ConvertSettings
 from verl_mars.errors import DataError
+from verl_mars.fields import FieldDict
 
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 
@@ -38,7 +39,7 @@ class SampleStream:
         self.splits: set[str] = set()
         """All splits so far, those that were not asked for too."""
 
-    def jobs(self) -> Iterator[Job | dict[str, Any]]:
+    def jobs(self) -> Iterator[Job | FieldDict]:
         """Samples with their splits, and rejects of the converter as lines of ``rejects.jsonl``."""
         ids: set[str] = set()
         homes = _Homes()

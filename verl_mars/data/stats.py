@@ -9,6 +9,7 @@ from typing import Any
 
 from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import as_files, row_batches
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.vision.families import IMAGE_LIMITS
 
 TOKEN_BIN = 256
@@ -41,7 +42,7 @@ class Stats:
     unreadable: int = 0
     """Rows of another form than the schema's; ``verl-mars data validate`` says what is wrong."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FieldDict:
         """Plain data for JSON."""
         return {key: _plain(value) for key, value in vars(self).items()}
 
@@ -66,7 +67,7 @@ def collect(files: Sequence[str]) -> Stats:
     return stats
 
 
-def _count(stats: Stats, row: Mapping[str, Any], lengths: Mapping[str, PromptLength]) -> None:
+def _count(stats: Stats, row: Fields, lengths: Mapping[str, PromptLength]) -> None:
     extra = row["extra_info"]
     stats.data_sources[str(row["data_source"])] += 1
     stats.splits[str(extra.get("split"))] += 1

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from verl_mars.fields import FieldDict
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -79,7 +81,7 @@ def print_conversion(result: "ConvertResult", *, failed: bool = False) -> None:
     print(f"\nwritten  {result.out}")  # noqa: T201
 
 
-def print_rows(rows: list[dict[str, Any]], summary: dict[str, Any], rejects: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[FieldDict], summary: FieldDict, rejects: list[FieldDict]) -> None:
     """Rows as a conversion would write them, then what was rejected and counted."""
     to = console()
     for row in rows:

@@ -23,6 +23,7 @@ from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import row_batches
 from verl_mars.data.row_notes import RowNotes
 from verl_mars.errors import DataError
+from verl_mars.fields import FieldDict
 from verl_mars.views import Mono, Row, sources_of_row
 from verl_mars.vision.resize import limits_of
 
@@ -216,9 +217,7 @@ class _Validation:
         return chosen
 
     def _process(self, file: str, position: int, number: int, row: Row, dataset: Any) -> None:
-        views: list[tuple[str, list[dict[str, Any]], int | None]] = [
-            ("prompt", row["raw_prompt"], self.lengths.get(number))
-        ]
+        views: list[tuple[str, list[FieldDict], int | None]] = [("prompt", row["raw_prompt"], self.lengths.get(number))]
         try:
             for source in sources_of_row(row) if row.get("sources") else ():
                 views.append((f"sources: {source.name}", Mono(source).render(row)["raw_prompt"], None))
@@ -263,7 +262,7 @@ def _verl_dataset(files: Sequence[str], processor: Any, cache: str) -> Any:
             datasets.utils.logging.enable_progress_bar()
 
 
-def _processed_length(messages: list[dict[str, Any]], processor: Any, dataset: Any) -> int:
+def _processed_length(messages: list[FieldDict], processor: Any, dataset: Any) -> int:
     """Tokens of a prompt, made the way verl's agent loop makes it."""
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 

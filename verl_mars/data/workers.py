@@ -18,12 +18,13 @@ from verl_mars.data.row_maker import BuiltRow, RowMaker
 from verl_mars.data.sample import Reject
 from verl_mars.data.splits import Job
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict
 
 CHUNK = 64
 SERIAL = 512
 """Samples of this process before workers are started: a short conversion needs none."""
-Outcome = BuiltRow | dict[str, Any]
-Item = Job | dict[str, Any]
+Outcome = BuiltRow | FieldDict
+Item = Job | FieldDict
 """A sample, or a reject of the converter."""
 
 
@@ -68,7 +69,7 @@ def outcome(maker: RowMaker, job: Job) -> Outcome:
         return reject(job, explain(error, "record"))
 
 
-def reject(job: Job, error: SampleError) -> dict[str, Any]:
+def reject(job: Job, error: SampleError) -> FieldDict:
     """A line of ``rejects.jsonl``."""
     return {"index": job.index, **asdict(Reject.of(error, job.sample.origin, job.sample.sample_id))}
 

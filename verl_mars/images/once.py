@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import torch
 import wrapt
 
+from verl_mars.fields import Fields
 from verl_mars.views import parts_of
 
-Load = Callable[[Sequence[Mapping[str, Any]]], Awaitable[tuple[Any, ...]]]
+Load = Callable[[Sequence[Fields]], Awaitable[tuple[Any, ...]]]
 """Loads the images, videos and sounds of a conversation."""
 
 PIXELS, GRID = "pixel_values", "image_grid_thw"
@@ -75,7 +76,7 @@ class PromptImages:
 
     # ------------------------------------------------------------ loading
 
-    async def load(self, messages: Sequence[Mapping[str, Any]], load: Load, piecewise: bool) -> tuple[Any, ...]:
+    async def load(self, messages: Sequence[Fields], load: Load, piecewise: bool) -> tuple[Any, ...]:
         """Images, videos and sounds of a conversation.
 
         Args:
@@ -90,7 +91,7 @@ class PromptImages:
         loaded = await asyncio.gather(*(self._load_once(one, load) for one in each))
         return [image for images, *_ in loaded for image in images], *loaded[0][1:]
 
-    async def _load_once(self, messages: Sequence[Mapping[str, Any]], load: Load) -> tuple[Any, ...]:
+    async def _load_once(self, messages: Sequence[Fields], load: Load) -> tuple[Any, ...]:
         key = tuple(map(_identity, parts_of(messages)))
         task = self._loads.get(key)
         if task is None:
@@ -99,7 +100,7 @@ class PromptImages:
         images, *others = await asyncio.shield(task)
         return (None if images is None else list(images)), *others
 
-    async def _load(self, key: Hashable, messages: Sequence[Mapping[str, Any]], load: Load) -> tuple[Any, ...]:
+    async def _load(self, key: Hashable, messages: Sequence[Fields], load: Load) -> tuple[Any, ...]:
         self._held.update((id(value), value) for part in parts_of(messages) for value in part.values())
         try:
             images, *others = await load(messages)
@@ -235,7 +236,7 @@ def _split(result: Any, count: int) -> Sequence[Patches | None]:
     return [Patches(*pair) for pair in zip(pixels.split(sizes), grid.split(1), strict=True)]
 
 
-def _identity(part: Mapping[str, Any]) -> Hashable:
+def _identity(part: Fields) -> Hashable:
     """Tells the media of a conversation apart: equal texts and numbers are the same, anything else by its id."""
     plain = (str, int, float, bytes, bool, type(None))
     return tuple((key, value if isinstance(value, plain) else id(value)) for key, value in sorted(part.items()))
@@ -249,7 +250,7 @@ def owner_of(images: Any, owners: Mapping[int, PromptImages]) -> PromptImages | 
     return found.pop() if len(found) == 1 else None
 
 
-def _settings(values: Mapping[str, Any]) -> Hashable:
+def _settings(values: Fields) -> Hashable:
     """Tells settings apart; None if some are tensors or other data, so that they cannot be told apart by their text."""
     return repr(sorted(values.items(), key=str)) if all(map(_is_setting, values.values())) else None
 

@@ -12,9 +12,11 @@ nothing is fetched on unpickling.
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from verl_mars.fields import FieldDict, Fields
 
 PARTITION = "mars_images"
 """Of the data plane; nobody else writes to it."""
@@ -22,7 +24,7 @@ PARTITION = "mars_images"
 _references: "weakref.WeakValueDictionary[int, StoredInputs]" = weakref.WeakValueDictionary()
 """The references that came to this process, in the order of their arrival, as long as somebody holds them."""
 _numbers = itertools.count()
-_fetched: dict[str, dict[str, Any]] = {}
+_fetched: dict[str, FieldDict] = {}
 """Tensors by name that this process has fetched."""
 
 
@@ -37,9 +39,7 @@ class StoredInputs:
     they are one object: comparing contents would fetch them.
     """
 
-    def __init__(
-        self, name: str, size: int, limit: int, own: Mapping[str, Any], tensors: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, name: str, size: int, limit: int, own: Fields, tensors: Fields | None = None) -> None:
         """
         Args:
             name: :func:`name_of` the stored tensors.
@@ -56,7 +56,7 @@ class StoredInputs:
     def __repr__(self) -> str:
         return f"StoredInputs({self.name!r}, {self.size} bytes)"
 
-    def _all(self) -> dict[str, Any]:
+    def _all(self) -> FieldDict:
         return {**(fetch(self) if self._tensors is None else self._tensors), **self.own}
 
     def items(self) -> Any:
@@ -91,19 +91,19 @@ class StoredInputs:
         return True  # without a look at the contents
 
 
-def _arrived(name: str, size: int, limit: int, own: Mapping[str, Any]) -> StoredInputs:
+def _arrived(name: str, size: int, limit: int, own: Fields) -> StoredInputs:
     """An unpickled reference, known to this process."""
     reference = StoredInputs(name, size, limit, own)
     _references[next(_numbers)] = reference
     return reference
 
 
-def size_of(tensors: Mapping[str, Any]) -> int:
+def size_of(tensors: Fields) -> int:
     """Bytes of the tensors."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def name_of(uid: str, tensors: Mapping[str, Any]) -> str:
+def name_of(uid: str, tensors: Fields) -> str:
     """The name under which a prompt's tensors are stored: ``{uid}_{digest of names, types, shapes and values}``."""
     import torch
     import xxhash
@@ -145,7 +145,7 @@ def stored_once(inputs: Sequence[Any], limit: int) -> Iterator[list[Any]]:
         store.drop(PARTITION, list(dict.fromkeys(names.values())))
 
 
-def fetch(wanted: StoredInputs) -> dict[str, Any]:
+def fetch(wanted: StoredInputs) -> FieldDict:
     """The stored tensors of a reference.
 
     What no reference of this process names any more is dropped first. Then the tensors of all that it does name come in
@@ -174,7 +174,7 @@ def fetch(wanted: StoredInputs) -> dict[str, Any]:
     return _fetched[wanted.name]
 
 
-def _read(names: list[str]) -> dict[str, dict[str, Any]]:
+def _read(names: list[str]) -> dict[str, FieldDict]:
     """Stored tensors by name, each compared with the digest in its name."""
     from verl_mars import store
 

@@ -7,6 +7,7 @@ from typing import Any
 from ray.exceptions import ActorDiedError, RayError
 
 from verl_mars import _compat
+from verl_mars.fields import FieldDict
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class LivingRewardWorkers(_Worker):
             self.reward_loop_worker_handles = left
         return bool(left)
 
-    def scored_again(self, session: dict[str, Any]) -> bool:
+    def scored_again(self, session: FieldDict) -> bool:
         """Whether a session, by its keywords, is scored by another worker if one dies over it."""
         return True
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from verl_mars.config import Settings
+from verl_mars.fields import Fields
 from verl_mars.rows import AnchorRows, Tags
 from verl_mars.views import MonoPrompt, RescoreView, RolloutView, Row, Trajectory
 
@@ -34,7 +35,7 @@ class Session:
     """Tells sessions of one view apart."""
     greedy: bool = False
     """Sample greedily; otherwise like the fused sessions."""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Fields = field(default_factory=dict)
     """Changes to the sampling parameters of the fused sessions, as ``{"max_tokens": 64}``."""
     timeout_seconds: float = 600.0
     """A session that takes longer has failed: its anchor is missing."""
@@ -48,7 +49,7 @@ class PromptContext:
     total_steps: int
     seed: Callable[[str], int]
     """A number below 2**31 for a purpose named by a text; it depends on the run's seed, the step and the prompt."""
-    load_images: Callable[[Sequence[Mapping[str, Any]]], Awaitable[list["Image"]]]
+    load_images: Callable[[Sequence[Fields]], Awaitable[list["Image"]]]
     """The images of a conversation as the agent loop loads them: decoded, at the size that the model sees."""
 
 
@@ -156,7 +157,7 @@ class FinishedGroups:
 
     uids: Sequence[str]  # (R,)
     rewards: torch.Tensor  # (R,)
-    fields: Mapping[str, Any]
+    fields: Fields
     """The columns in ``Method.group_fields``."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import Inputs, Method, Result, RowValues
 from verl_mars.methods.table import METHODS
 from verl_mars.rows import AnchorRows
@@ -124,9 +125,9 @@ def estimator(name: str) -> Estimator:
     return advantages
 
 
-def _values_outside(rows: int, known: dict[str, Any]) -> RowValues | None:
+def _values_outside(rows: int, known: FieldDict) -> RowValues | None:
     """The values that a caller outside a trainer gives; None if it gives none."""
-    values: dict[str, Any] = {name: known[name] for name in _TOKEN_VALUES if known.get(name) is not None}
+    values: FieldDict = {name: known[name] for name in _TOKEN_VALUES if known.get(name) is not None}
     scores = known.get("anchor_scores")
     if scores is not None:
         none = torch.full_like(scores, torch.nan)
@@ -140,5 +141,5 @@ def _no_values(rows: int) -> RowValues:
     return RowValues(real=torch.ones(rows, dtype=torch.bool), last_output=torch.arange(rows))
 
 
-def _of(values: RowValues) -> dict[str, Any]:
+def _of(values: RowValues) -> FieldDict:
     return {entry.name: getattr(values, entry.name) for entry in fields(RowValues)}

@@ -11,6 +11,7 @@ import torch
 
 from verl_mars.config import Settings
 from verl_mars.errors import UserError
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import Inputs, Method, Result, RowsToView, ViewContext
 from verl_mars.methods.table import METHODS
 from verl_mars.views import Blind, OtherPixels, RescoreView
@@ -227,7 +228,7 @@ def base_advantages(name: str, inputs: Inputs, where: str) -> torch.Tensor:
 
     estimator = get_adv_estimator_fn(name)
     parameters = inspect.signature(estimator).parameters
-    options: dict[str, Any] = {"config": inputs.config}
+    options: FieldDict = {"config": inputs.config}
     if inputs.config is not None and "norm_adv_by_std_in_grpo" in parameters:
         options["norm_adv_by_std_in_grpo"] = inputs.config.get("norm_adv_by_std_in_grpo", True)
     rows = inputs.counted.nonzero()[:, 0]

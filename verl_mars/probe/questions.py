@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from verl_mars.data.view_rows import AskedView, ViewedRows
+from verl_mars.fields import Fields
 from verl_mars.probe.pictures import Pictures
 from verl_mars.views import Message
 
@@ -81,7 +82,7 @@ class Questions:
             for parts in (message["content"],)
         ]
 
-    def _digest(self, part: Mapping[str, Any]) -> list[str]:
+    def _digest(self, part: Fields) -> list[str]:
         if part["type"] == "text":
             return ["text", part["text"]]
         return ["image", self.pictures.load(part).digest]

@@ -18,6 +18,7 @@ import aiohttp
 import tenacity
 
 from verl_mars.errors import UsageError
+from verl_mars.fields import FieldDict
 from verl_mars.probe.engine import Answer, Missing, ProbeError, Record
 from verl_mars.probe.pictures import Picture, Pictures
 from verl_mars.probe.questions import Question, Sampling
@@ -228,7 +229,7 @@ class Server:
         """Content as servers take it, with a mark in the place of each image; adds the images to ``pictures``."""
         if isinstance(content, str):
             return content
-        parts: list[dict[str, Any]] = []
+        parts: list[FieldDict] = []
         for part in content:
             if part["type"] == "text":
                 parts.append({"type": "text", "text": part["text"]})

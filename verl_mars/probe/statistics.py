@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from verl_mars.fields import FieldDict
+
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
@@ -35,7 +37,7 @@ class Estimate:
     clusters: int
     p: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FieldDict:
         """Plain data for JSON."""
         return asdict(self)
 

@@ -9,6 +9,7 @@ from typing import Any
 from verl_mars.data.images import encoded_bytes
 from verl_mars.data.readers import as_files, row_batches
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reports.page import Picture, picture, write_page
 
 SIDE, LARGE_SIDE = 360, 560
@@ -34,7 +35,7 @@ def write_rows_page(files: Sequence[str], path: Path, rows: int = 24) -> Path:
     return write_page(path, "rows.html", title="Rows", rows=shown, total=total)
 
 
-def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, int, dict[str, Any]]]]:
+def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, int, FieldDict]]]:
     """The number of all rows, and (file, position in it, row) at equal distances over all files.
 
     Raises:
@@ -56,7 +57,7 @@ def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, in
     return total, picked
 
 
-def row_values(file: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+def row_values(file: str, number: int, row: Fields) -> FieldDict:
     """The template's values of one row."""
     extra = _mapping(row.get("extra_info"))
     side = LARGE_SIDE if len(row.get("images") or []) <= 2 else SIDE
@@ -69,7 +70,7 @@ def row_values(file: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _cells(row: Mapping[str, Any], side: int) -> Iterator[dict[str, Any]]:
+def _cells(row: Fields, side: int) -> Iterator[FieldDict]:
     """Each image with its sources' names and with the boxes that lie on it."""
     sources = [source for source in row.get("sources") or [] if isinstance(source, Mapping)]
     fused = _boxes(_mapping(row.get("reward_model")).get("ground_truth"))
@@ -94,13 +95,13 @@ def _cells(row: Mapping[str, Any], side: int) -> Iterator[dict[str, Any]]:
         yield {"caption": caption, "note": note, "picture": shown, "boxes": boxes, "thin": not on_it}
 
 
-def _hued(truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _hued(truth: Fields) -> list[FieldDict]:
     kinds = sorted(set(truth["labels"]))
     pairs = zip(truth["boxes"], truth["labels"], strict=True)
     return [{"corners": corners, "label": label, "hue": kinds.index(label)} for corners, label in pairs]
 
 
-def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _texts(row: Fields) -> Iterator[tuple[str, str]]:
     for message in row.get("prompt") or []:
         if isinstance(message, Mapping):
             yield str(message.get("role")), str(message.get("content"))
@@ -116,7 +117,7 @@ def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "notes", str(notes)
 
 
-def _boxes(text: Any) -> dict[str, Any] | None:
+def _boxes(text: Any) -> FieldDict | None:
     """Boxes of a ground truth; ``None`` where it has none, or none that can be drawn."""
     try:
         truth = json.loads(text)
@@ -145,5 +146,5 @@ def _picture(image: Any, side: int) -> Picture:
     return picture(source.removeprefix("file://") if isinstance(source, str) else source, side)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: Any) -> Fields:
     return value if isinstance(value, Mapping) else {}

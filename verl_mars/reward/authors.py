@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from verl_mars.fields import FieldDict
 from verl_mars.tasks.base import Task, Truth
 from verl_mars.tasks.grounding import GroundingTruth, best_match, iou_matrix
 
@@ -29,7 +30,7 @@ _THINK = ("<think>", "</think>")
 _ANSWER = ("<answer>", "</answer>")
 
 
-def score(text: str, task: Task[Any], truth: Truth) -> dict[str, Any]:
+def score(text: str, task: Task[Any], truth: Truth) -> FieldDict:
     """Keys of the result that the authors' formula fills.
 
     Raises:

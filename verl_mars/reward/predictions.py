@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_mars.errors import DataError
+from verl_mars.fields import Fields
 from verl_mars.file_kinds import kind_of
 from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Hints
@@ -47,8 +48,8 @@ class Prediction:
     line: int
     response: str
     ground_truth: Any
-    extra_info: Mapping[str, Any]
-    fields: Mapping[str, Any]
+    extra_info: Fields
+    fields: Fields
     """Every other key of the line, to group by."""
 
 
@@ -80,7 +81,7 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
     lines = list(_entries_of(path))
     if not lines:
         raise PredictionError(f"{path}: no predictions in it")
-    lenders: Iterable[Mapping[str, Any]] = [{}] * len(lines)
+    lenders: Iterable[Fields] = [{}] * len(lines)
     if rows is not None:
         lent = list(_rows(rows))
         if len(lent) != len(lines):
@@ -93,7 +94,7 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
     ]
 
 
-def _entries_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _entries_of(path: Path) -> Iterator[tuple[int, Fields]]:
     """(line or position, object) of each entry of a file of any kind."""
     if path.suffix == ".parquet":
         return enumerate((row for batch in _parquet(path).iter_batches() for row in batch.to_pylist()), 1)
@@ -112,7 +113,7 @@ def _refuse_other_kinds(path: Path) -> None:
         raise PredictionError(f"{path} is {kind}")
 
 
-def _table(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _table(path: Path, separator: str) -> Iterator[tuple[int, Fields]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from enumerate(csv.DictReader(file, delimiter=separator), 1)
@@ -131,7 +132,7 @@ def _parquet(path: Path) -> Any:
         raise PredictionError(f"{path}: cannot be read as parquet ({error})") from None
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _objects(path: Path) -> Iterator[tuple[int, Fields]]:
     """(line or position, object) of each entry of a JSON list or a JSONL file."""
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -149,7 +150,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise PredictionError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def _entries(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _entries(path: Path, text: str) -> Iterator[tuple[int, Fields]]:
     value = _parse(path, 1, text)
     if not isinstance(value, list):
         raise PredictionError(f"{path}: a .json file must hold a list of objects; for one object a line use .jsonl")
@@ -164,13 +165,13 @@ def _parse(path: Path, number: int, text: str) -> Any:
         raise PredictionError(f"{path}, line {number}: not JSON ({error})") from None
 
 
-def _object(path: Path, number: int, value: Any) -> Mapping[str, Any]:
+def _object(path: Path, number: int, value: Any) -> Fields:
     if not isinstance(value, Mapping):
         raise PredictionError(f"{path}, line {number}: {str(value)[:80]!r} is not an object")
     return value
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path) -> Iterator[Fields]:
     if path.suffix != ".parquet":
         for _, value in _objects(path):
             yield {**value, "question": _text_of(value.get("content"))}
@@ -184,9 +185,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield {"ground_truth": truth, "data_source": row.get("data_source"), "extra_info": info}
 
 
-def _predictions(
-    path: Path, number: int, value: Mapping[str, Any], lender: Mapping[str, Any], defaults: Defaults
-) -> Iterator[Prediction]:
+def _predictions(path: Path, number: int, value: Fields, lender: Fields, defaults: Defaults) -> Iterator[Prediction]:
     where = f"{path}, line {number}"
     keys = (defaults.response_key,) if defaults.response_key else _RESPONSES
     key = next((key for key in keys if value.get(key) is not None), None)
@@ -232,7 +231,7 @@ def _samples(value: Any) -> list[str] | None:
     return None if any(part is None for part in parts) else [text for part in parts for text in part or ()]
 
 
-def _first_size(info: Mapping[str, Any]) -> Size | None:
+def _first_size(info: Fields) -> Size | None:
     """Size of the first image, if the row has a list of sizes; what stands in it is checked with the ground truth."""
     sizes = info.get("image_sizes")
     return sizes[0] if isinstance(sizes, list) and sizes else None

@@ -18,6 +18,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import get_processor_token_id
 
 from verl_mars import store
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.images.once import PromptImages, SharedImageProcessor, SharedProcessor, once_for_all, owner_of
 from verl_mars.images.reference import PARTITION, StoredInputs, name_of, size_of
 from verl_mars.images.room import Room
@@ -40,13 +41,13 @@ class PreparedInputs:
 
     shared: Mapping[str, torch.Tensor]
     """Outputs of the image processor, one object for all sessions."""
-    own: Mapping[str, Any]
+    own: Fields
     """Everything else that the processor said of the first session."""
     name: str = ""
     """Under which the shared ones are stored; empty: they are not."""
     limit: int = 0
 
-    def of(self, compute: Callable[[], Mapping[str, Any]]) -> Any:
+    def of(self, compute: Callable[[], Fields]) -> Any:
         """The visual inputs of one session; ``compute``: verl's way, which is asked where the text matters."""
         own = dict(self.own)
         if not own.keys() <= OF_ANY_TEXT:
@@ -136,7 +137,7 @@ class SharesImages(MarsAgentLoopWorker):
         compute = super()._compute_multi_modal_inputs
         return prepared.of(lambda: compute(output, input_ids))
 
-    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+    async def _compute_score(self, outputs: list[Any], kwargs: FieldDict) -> None:
         """Score a session, then let its rows say what its images cost."""
         await super()._compute_score(outputs, kwargs=kwargs)
         scope = _scope.get()
@@ -182,7 +183,7 @@ class SharesImages(MarsAgentLoopWorker):
         await store.keep(PARTITION, name, shared)
         return PreparedInputs(shared, own, name, self.limit)
 
-    def _costs(self, scope: Scope, prepared: Sequence[PreparedInputs | None]) -> dict[str, Any]:
+    def _costs(self, scope: Scope, prepared: Sequence[PreparedInputs | None]) -> FieldDict:
         """CPU seconds of the prompt's images so far, and what the session's rows refer to: [name, bytes] each."""
         references = [[one.name, size_of(one.shared)] for one in prepared if one is not None and one.name]
         return {"seconds": scope.images.seconds, "references": references}
@@ -216,12 +217,12 @@ def shared_loading(dataset_cls: Any) -> Any:
             if scope is None:
                 return await load_all(messages, image_patch_size=image_patch_size, config=config)
 
-            async def load(some: Sequence[Mapping[str, Any]]) -> Any:
+            async def load(some: Sequence[Fields]) -> Any:
                 if not piecewise:
                     return await load_all(some, image_patch_size=image_patch_size, config=config)
                 return await asyncio.to_thread(timed, some)
 
-            def timed(some: Sequence[Mapping[str, Any]]) -> Any:
+            def timed(some: Sequence[Fields]) -> Any:
                 start = time.thread_time()
                 loaded = dataset_cls._process_multi_modal_info(some, image_patch_size=image_patch_size, config=config)
                 scope.images.spent(start)

@@ -10,6 +10,7 @@ import torch
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_mars import store
+from verl_mars.fields import FieldDict
 from verl_mars.liveness.waits import WaitsThatEnd
 from verl_mars.methods.base import FinishedGroups, Method
 from verl_mars.rows import Key, as_list, as_rows
@@ -54,7 +55,7 @@ class ReproducibleOrder(ReplayBuffer):
 
     step: int = 0
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, dict[str, Any]]:
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, FieldDict]:
         """Sample verl's batch, in our order."""
         self.step = global_steps
         return super().sample(global_steps, partition_id, batch_size)
@@ -127,7 +128,7 @@ class GroupFilter(ReplayBuffer):
             else:
                 verdicts.constant[uid] = reward
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, dict[str, Any]]:
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, FieldDict]:
         """Sample verl's batch, and count the groups that it holds thanks to the method."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if self.verdicts is not None and partition_id != "val":

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL.Image import new as new_image
 from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat, store
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.liveness.reward_workers import LivingRewardWorkers
 from verl_mars.methods.base import Presentation, PromptContext, Session
 from verl_mars.methods.table import method_of
@@ -35,7 +36,7 @@ _SEEDED_AT_NO_COST = ("transformers",)
 """Engines whose sessions always have a seed; the others sample slower with one."""
 
 
-def seed_key(rollout: Mapping[str, Any]) -> str | None:
+def seed_key(rollout: Fields) -> str | None:
     """Under which key a session's seed is handed to the engine; None: sessions are not seeded.
 
     Args:
@@ -137,7 +138,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             row = with_images(row, [new_image("RGB", image.size, (128, 128, 128)) for image in images])
         return row, params
 
-    async def _load_images(self, messages: Sequence[Mapping[str, Any]]) -> list[Image]:
+    async def _load_images(self, messages: Sequence[Fields]) -> list[Image]:
         """The images of a conversation as the agent loop loads them: decoded, at the size that the model sees.
 
         Raises:
@@ -171,7 +172,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             kwargs["raw_prompt"] = running.presentation.stored_messages
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+    async def _compute_score(self, outputs: list[Any], kwargs: FieldDict) -> None:
         """Score a session; a fused training session then waits for the anchors of its prompt.
 
         Its own score does not wait for them. verl calls this before it writes ``kwargs`` with the trajectory.
@@ -185,7 +186,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             if running.validates or self.keeps_responses:
                 outputs[-1].extra_fields.setdefault("reward_extra_info", {})[ANCHOR_DETAILS] = anchors.details()
 
-    def scored_again(self, session: dict[str, Any]) -> bool:
+    def scored_again(self, session: FieldDict) -> bool:
         """Fused sessions only: the anchor of a mono session whose scorer died is missing."""
         return VIEW not in session
 
@@ -275,7 +276,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             return Anchor(session.source)
 
     async def _score_mono_session(
-        self, outputs: list[Any], kwargs: dict[str, Any]
+        self, outputs: list[Any], kwargs: FieldDict
     ) -> tuple[float, float, int, dict[str, float], str | None]:
         """Score, weights version, sampled tokens, numeric reward details and, if kept, text of a further session."""
         await self._compute_score(outputs, kwargs=kwargs)

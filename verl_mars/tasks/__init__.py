@@ -1,9 +1,9 @@
 """The tasks: one file each, and the one table of them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks.base import Task
 from verl_mars.tasks.count import Count
 from verl_mars.tasks.grounding import Grounding
@@ -28,7 +28,7 @@ def task_named(name: Any) -> Task[Any]:
     return task
 
 
-def task_of_row(extra_info: Mapping[str, Any]) -> Task[Any]:
+def task_of_row(extra_info: Fields) -> Task[Any]:
     """The task of a row.
 
     Raises:

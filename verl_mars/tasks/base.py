@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from verl_mars.config import Settings, explain
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.vision.families import frame_named
 from verl_mars.vision.resize import ImageLimits, Size
 
@@ -145,7 +146,7 @@ class Task(ABC, Generic[T]):
     """Keys of a result that only this task fills."""
 
     @abstractmethod
-    def score(self, answer: str, truth: T, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: T, info: Fields, settings: ScoringSettings) -> Verdict:
         """Score one answer. Never raises because of what the answer holds.
 
         Args:
@@ -190,7 +191,7 @@ class Task(ABC, Generic[T]):
             raise SampleError(error.code, error.problem.message, place) from error
         return truth
 
-    def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
+    def metrics(self, results: Sequence[Fields]) -> dict[str, Ratio]:
         """Metrics of R results beside the means that every task has."""
         return {}
 
@@ -218,12 +219,12 @@ class Task(ABC, Generic[T]):
         raise SampleError("task", f"variant=authors has no formula for task {self.name!r}")
 
 
-def column(results: Sequence[Mapping[str, Any]], key: str) -> Floats:
+def column(results: Sequence[Fields], key: str) -> Floats:
     """(R,) values of one key, 0 where a result has none."""
     return np.array([result[key] or 0.0 for result in results], dtype=np.float64)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> FieldDict:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         names = [name for name, _ in pairs]

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from verl_mars.fields import FieldDict
+
 MAX_CHARS = 200_000
 MAX_BOXES = 2_000
 _MAX_NEARLY_JSON = 20_000
@@ -221,7 +223,7 @@ def _json_escape(match: re.Match[str]) -> str:
     return f"\\u00{said[1:]}" if said[0] == "x" and len(said) == 3 else "'" if said == "'" else match.group()
 
 
-def _object(items: list[Any]) -> dict[str, Any]:
+def _object(items: list[Any]) -> FieldDict:
     """Keys and values around their colons; several texts after one colon are one, what stands elsewhere is left out."""
     places = [place for place, item in enumerate(items) if item == ":" and 0 < place < len(items) - 1]
     ends = [place - 1 for place in places[1:]] + [len(items)]
@@ -234,7 +236,7 @@ def _object(items: list[Any]) -> dict[str, Any]:
     return pairs
 
 
-def box_of(item: dict[str, Any]) -> Any:
+def box_of(item: FieldDict) -> Any:
     """The four numbers of an object, whichever of the usual keys they stand under."""
     return next((item[key] for key in BOX_KEYS if key in item), None)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import Floats, Hints, Ratio, ScoringSettings, Task, Text, Truth, Verdict, column
 from verl_mars.tasks.boxes import BOX_KEYS, Box, box_of, read_boxes
@@ -115,7 +116,7 @@ class Grounding(Task[GroundingTruth]):
     plain_keys = BOX_KEYS
     keys = ("iou", "precision", "recall", "f1", "boxes_predicted", "boxes_true")
 
-    def score(self, answer: str, truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: GroundingTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """The form has one part here: one JSON value, each item a box with a label.
 
         An answer that cannot be read earns nothing, also where there is nothing to find: silence is not an empty list.
@@ -130,7 +131,7 @@ class Grounding(Task[GroundingTruth]):
         acc, details = judge(boxes, truth, scale, settings.iou_threshold)
         return Verdict(acc, None, form=(said.well_formed,), details=details)
 
-    def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
+    def metrics(self, results: Sequence[Fields]) -> dict[str, Ratio]:
         """Shares of rows and of boxes; none under ``variant=authors``, which has no such keys."""
         if results[0]["iou"] is None:
             return {}
@@ -167,9 +168,7 @@ class Grounding(Task[GroundingTruth]):
         raise SampleError("task", "the truth of boxes is no text")
 
 
-def scale_of_row(
-    frame: Frame, truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings
-) -> tuple[float, float]:
+def scale_of_row(frame: Frame, truth: GroundingTruth, info: Fields, settings: ScoringSettings) -> tuple[float, float]:
     """What to multiply x and y of an answer with, to get pixels of the original image.
 
     Raises:

@@ -11,10 +11,10 @@ one expression: "2 or 3" is no number, and two boxes that differ are no answer.
 """
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from verl_mars.fields import Fields
 from verl_mars.tasks import math_process, words
 from verl_mars.tasks.base import Hints, ScoringSettings, Task, Text, Truth, Verdict
 from verl_mars.tasks.numbers import as_number
@@ -150,7 +150,7 @@ class Math(Task[MathTruth]):
     example = '{"answer": "1/2"}'
     instruction = "The answer is a mathematical expression."
 
-    def score(self, answer: str, truth: MathTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: MathTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the expression.
 
         Raises:

@@ -8,12 +8,12 @@ their OCR-VQA file score as right.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 
@@ -66,7 +66,7 @@ class Mcq(Task[McqTruth]):
     example = '{"letter": "B", "text": "Travel", "choices": ["not the same", "Travel"]}'
     instruction = "The answer is the letter of one choice."
 
-    def score(self, answer: str, truth: McqTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: McqTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the letter that the answer names."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a choice")

@@ -14,11 +14,11 @@ contains the other, which gives full marks to an empty answer, to "not sure" for
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 from verl_mars.tasks.count import only_number
@@ -63,7 +63,7 @@ class Vqa(Task[VqaTruth]):
     example = '{"answers": ["three", "3"]}'
     instruction = "The answer is a word or a short phrase."
 
-    def score(self, answer: str, truth: VqaTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: VqaTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the answer's normal form. Cost: linear in the answer."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a short answer")

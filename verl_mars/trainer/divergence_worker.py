@@ -17,6 +17,7 @@ from verl.workers.engine.utils import prepare_micro_batches
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from verl_mars.algos.divergence import vocabulary_divergence
+from verl_mars.fields import FieldDict
 
 FED = ("input_ids", "position_ids", "multi_modal_inputs")
 """Fields that verl's forward pass reads."""
@@ -193,7 +194,7 @@ def _hooked(layer: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None]
         handle.remove()
 
 
-def _rows(data: TensorDict, visual_inputs: object, flags: dict[str, Any]) -> TensorDict:
+def _rows(data: TensorDict, visual_inputs: object, flags: FieldDict) -> TensorDict:
     """The input of verl's forward step, with the flags that it reads."""
     rows = TensorDict({name: data[name] for name in ("input_ids", "position_ids")}, batch_size=data.batch_size)
     tensordict_utils.maybe_fix_3d_position_ids(rows)

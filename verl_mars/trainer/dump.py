@@ -4,6 +4,7 @@ from typing import Any
 
 from verl.trainer.ppo.v1 import PPOTrainer
 
+from verl_mars.fields import FieldDict
 from verl_mars.store import Batch
 
 
@@ -13,9 +14,9 @@ class DumpsColumns(PPOTrainer):
     The lines of a validation dump stay as they are.
     """
 
-    _lines: dict[str, dict[str, Any]] | None = None
+    _lines: dict[str, FieldDict] | None = None
 
-    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+    def dump_lines(self, batch: Batch) -> list[FieldDict]:
         """Name and value of each further column of a row, in the order of the batch's keys.
 
         A part of the trainer overrides it and adds to what its ``super()`` returns; a row without a value has null.

@@ -6,6 +6,7 @@ from PIL.Image import Image
 
 from verl_mars import store
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.reports.page import picture
 from verl_mars.rows import Key, as_list, as_rows
 from verl_mars.store import Batch
@@ -16,7 +17,7 @@ SIDE = 160
 """Longest side in pixels of the thumbnail of an image that has no path."""
 
 
-def prompts_of(batch: Batch, *, with_sources: bool) -> list[dict[str, Any]]:
+def prompts_of(batch: Batch, *, with_sources: bool) -> list[FieldDict]:
     """What a dumped line gets, in the order of the batch's keys; ``verl-mars show-rollouts`` reads it.
 
     ``images``: the path of each image of the prompt. An image without a path, as one that the data embed, is a small
@@ -74,7 +75,7 @@ def _source_names(sources: Any, images: int) -> list[str]:
 class DumpsPrompts(DumpsColumns):
     """Adds :func:`prompts_of` to each line of a step's dump."""
 
-    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+    def dump_lines(self, batch: Batch) -> list[FieldDict]:
         columns = getattr(getattr(self.train_dataset, "dataframe", None), "column_names", ())
         prompts = prompts_of(batch, with_sources="sources" in columns)
         return [{**line, **prompt} for line, prompt in zip(super().dump_lines(batch), prompts, strict=True)]

@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
+from verl_mars.fields import FieldDict
 from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import Handover, hand_over
@@ -131,7 +132,7 @@ class RowReader:
 
     def read(self, batch: Batch, step: int) -> RowValues:
         """Everything that the method asks for. Rescored rows keep their results as fields (``view_*``)."""
-        values: dict[str, Any] = {
+        values: FieldDict = {
             "real": real_rows(batch.tags),
             "last_output": last_outputs(batch.keys),
             "tags": batch.tags,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from verl_mars.fields import FieldDict
 from verl_mars.vision.families import FAMILIES, FRAMES
 from verl_mars.vision.resize import ImageLimits, limits_of
 
@@ -49,7 +50,7 @@ def read_limits(path: str, mm_processor_kwargs: Any = None) -> ImageLimits:
 _ADVICE = "Set reward.reward_kwargs.coordinates (and reward.reward_kwargs.image_processor)"
 
 
-def _read_json(path: str, name: str) -> dict[str, Any] | None:
+def _read_json(path: str, name: str) -> FieldDict | None:
     """A file of a model, from its folder or the hub; None where it is not there. Newer models keep the image processor
     inside ``processor_config.json``. transformers' own reader would do, but it imports torchvision."""
     from transformers.utils import cached_file

@@ -1,10 +1,11 @@
 """Masked patches: pixels that an image processor made, with random patches of the images black."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from verl_mars.fields import FieldDict, Fields
 
 MASK_PATCH = 14
 """Edge of a masked patch in pixels: that of PAPO's and VPPO's code, and of the patches of Qwen2.5-VL."""
@@ -43,7 +44,7 @@ class PatchLayout:
         return cls(patch, merge, tuple(black))
 
 
-def mask_patches(visual_inputs: Mapping[str, Any], layout: PatchLayout, share: float, seed: int) -> dict[str, Any]:
+def mask_patches(visual_inputs: Fields, layout: PatchLayout, share: float, seed: int) -> FieldDict:
     """Visual inputs with each 14-pixel patch of each image black with probability ``share``.
 
     The pixels are those that the processor made, at the size at which the model sees the image, so nothing is processed

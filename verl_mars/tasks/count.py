@@ -6,7 +6,6 @@ The answer must name exactly one number, in digits or words, and may be a senten
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -71,9 +70,9 @@ class Count(Task[CountTruth]):
         named = np.array([result["abs_error"] is not None for result in results], dtype=np.float64)
         return {"mean abs error": (column(results, "abs_error"), named)}
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A number, or text such as "three or 3"."""
-        numbers = {value}
+        numbers: set[object] = {value}
         if isinstance(value, str):
             numbers = {only_number(words.unwrapped(words.tidy(part))) for part in words.alternatives(value)}
         number = numbers.pop() if len(numbers) == 1 else None

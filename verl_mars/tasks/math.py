@@ -12,7 +12,6 @@ one expression: "2 or 3" is no number, and two boxes that differ are no answer.
 
 import re
 from fractions import Fraction
-from typing import Any
 
 from verl_mars.fields import Fields
 from verl_mars.tasks import math_process, words
@@ -179,7 +178,7 @@ class Math(Task[MathTruth]):
         found = _boxes(text)
         return (found[-1], len(found) == 1) if found else (None, False)
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """An expression, or a number."""
         return {"answer": str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value}
 

@@ -8,7 +8,6 @@ their OCR-VQA file score as right.
 """
 
 import re
-from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -77,7 +76,7 @@ class Mcq(Task[McqTruth]):
         right = words.literal_form(texts[index]) == words.literal_form(texts[truth.index])
         return Verdict(float(right), chr(ord("A") + index))
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A letter; its choices are in the line, or in the text of the question."""
         if not isinstance(value, str):
             return value

@@ -9,7 +9,6 @@ metric; every other sign counts, since what is read may differ in one sign only.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -53,7 +52,7 @@ class Ocr(Task[OcrTruth]):
         """``exact``: share of rows that were read without a mistake; their mean ``acc`` is the ANLS."""
         return {"exact": ((column(results, "acc") == 1.0).astype(np.float64), np.ones(len(results)))}
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A text, or a list of texts."""
         return {"answers": value if isinstance(value, list) else [str(value)]}
 

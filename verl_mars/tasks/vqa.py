@@ -14,7 +14,6 @@ contains the other, which gives full marks to an empty answer, to "not sure" for
 """
 
 import re
-from typing import Any
 
 from pydantic import Field
 
@@ -86,7 +85,7 @@ class Vqa(Task[VqaTruth]):
             return Verdict(float(number in numbers), f"{number:g}")
         return Verdict(0.0, words.weak_form(bare))
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A text such as "three or 3", a number, or a list of answers."""
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = f"{value:g}"

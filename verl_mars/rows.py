@@ -8,12 +8,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
 from verl_mars.fields import FieldDict, Fields
 
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+T = TypeVar("T")
 Tags = Sequence[Fields]
 """verl's tags of each row: ``is_padding``, ``response_len``, ``max_global_steps``, ..."""
 
@@ -92,7 +96,7 @@ def counted_rows(keys: Sequence[str], tags: Tags) -> torch.Tensor:
     return counted & real_rows(tags)
 
 
-def as_list(column: Any) -> list[Any]:
+def as_list(column: Iterable[T]) -> list[T]:
     """The values of a non-tensor field from the data plane: a numpy array, a NonTensorStack or a LinkedList."""
     return column.tolist() if hasattr(column, "tolist") else list(column)
 
@@ -191,7 +195,7 @@ class AnchorRows:
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)  # (B, K) further values by name
 
     @classmethod
-    def from_columns(cls, data: Any, values: Sequence[str] = ()) -> "AnchorRows":
+    def from_columns(cls, data: "TensorDict", values: Sequence[str] = ()) -> "AnchorRows":
         """From the columns that :meth:`Anchors.fields` wrote."""
         return cls(
             anchor_matrix(data["anchor_scores"]),

@@ -12,7 +12,7 @@ nothing is fetched on unpickling.
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ class StoredInputs:
         """
         self.name, self.size, self.limit, self.own, self._tensors = name, size, limit, dict(own), tensors
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _arrived, (self.name, self.size, self.limit, self.own)
 
     def __repr__(self) -> str:
@@ -59,23 +59,23 @@ class StoredInputs:
     def _all(self) -> FieldDict:
         return {**(fetch(self) if self._tensors is None else self._tensors), **self.own}
 
-    def items(self) -> Any:
+    def items(self) -> ItemsView[str, object]:
         """Names and values, as of the dict that verl expects."""
         return self._all().items()
 
-    def keys(self) -> Any:
+    def keys(self) -> KeysView[str]:
         """Names of the inputs."""
         return self._all().keys()
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> object:
         """An input by name."""
         return self._all().get(key, default)
 
-    def pop(self, key: str, default: Any = None) -> Any:
+    def pop(self, key: str, default: object = None) -> object:
         """Take out an entry that only this row has; stored tensors stay."""
         return self.own.pop(key, default)
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> object:
         return self._all()[key]
 
     def __contains__(self, key: str) -> bool:
@@ -89,6 +89,10 @@ class StoredInputs:
 
     def __bool__(self) -> bool:
         return True  # without a look at the contents
+
+
+VisualInputs = FieldDict | StoredInputs
+"""The visual inputs of a row, there or stored."""
 
 
 def _arrived(name: str, size: int, limit: int, own: Fields) -> StoredInputs:
@@ -122,7 +126,7 @@ def uid_of(name: str) -> str:
 
 
 @contextmanager
-def stored_once(inputs: Sequence[Any], limit: int) -> Iterator[list[Any]]:
+def stored_once(inputs: Sequence[object], limit: int) -> Iterator[list[Any]]:
     """Visual inputs of rows that are written for one pass: what several rows share is stored once while it lasts.
 
     Args:
@@ -135,12 +139,18 @@ def stored_once(inputs: Sequence[Any], limit: int) -> Iterator[list[Any]]:
     shared = {
         id(one): one
         for one in inputs
-        if limit and uses[id(one)] > 1 and all(hasattr(value, "nbytes") for value in one.values())
+        if limit
+        and uses[id(one)] > 1
+        and isinstance(one, dict)
+        and all(hasattr(value, "nbytes") for value in one.values())
     }
     names = {number: name_of("view", one) for number, one in shared.items()}
     try:
         store.keep_all(PARTITION, {names[number]: one for number, one in shared.items()})
-        yield [StoredInputs(names[id(one)], size_of(one), limit, {}) if id(one) in shared else one for one in inputs]
+        yield [
+            StoredInputs(names[id(one)], size_of(shared[id(one)]), limit, {}) if id(one) in shared else one
+            for one in inputs
+        ]
     finally:
         store.drop(PARTITION, list(dict.fromkeys(names.values())))
 

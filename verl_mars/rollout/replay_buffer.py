@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
@@ -24,7 +23,7 @@ SEED_KEY = "order_seed"
 
 
 def drawn_order(
-    seed: int, step: int, index: Sequence[Any], responses: Sequence[torch.Tensor], keys: Sequence[str]
+    seed: int, step: int, index: Sequence[object], responses: Sequence[torch.Tensor], keys: Sequence[str]
 ) -> list[int]:
     """Numbers of rows in an order that is drawn, yet the same for the same rows.
 
@@ -60,7 +59,7 @@ class ReproducibleOrder(ReplayBuffer):
         self.step = global_steps
         return super().sample(global_steps, partition_id, batch_size)
 
-    def _materialize_batch(self, partition_id: str, *args: Any, **kwargs: Any) -> Batch:
+    def _materialize_batch(self, partition_id: str, *args: object, **kwargs: object) -> Batch:
         batch = super()._materialize_batch(partition_id, *args, **kwargs)
         if len(batch.keys) == 0:
             return batch
@@ -152,7 +151,7 @@ def set_poll_interval(buffer: ReplayBuffer) -> None:
 class OrderedReplayBuffer(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBuffer):
     """For the synchronous trainer; may also be named in ``trainer.v1.sampler.custom_sampler`` of a stock run."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         set_poll_interval(self)
 
@@ -160,6 +159,6 @@ class OrderedReplayBuffer(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBu
 class OrderedReplayBufferAsync(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBufferAsync):
     """For the asynchronous trainers."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         set_poll_interval(self)

@@ -1,10 +1,8 @@
 """Further columns of verl's dump of training responses (``trainer.rollout_data_dir``)."""
 
-from typing import Any
-
 from verl.trainer.ppo.v1 import PPOTrainer
 
-from verl_mars.fields import FieldDict
+from verl_mars.fields import Columns, FieldDict
 from verl_mars.store import Batch
 
 
@@ -34,9 +32,9 @@ class DumpsColumns(PPOTrainer):
         self,
         inputs: list[str],
         outputs: list[str],
-        gts: list[Any],
+        gts: list[object],
         scores: list[float],
-        reward_extra_infos_dict: dict[str, list[Any]],
+        reward_extra_infos_dict: Columns,
         dump_path: str,
     ) -> None:
         """A line also has ``reward`` as a line of verl's validation dump: the score that was trained on, penalties

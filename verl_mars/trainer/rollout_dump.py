@@ -1,12 +1,12 @@
 """Images and advantages in verl's dump of training responses (``trainer.rollout_data_dir``)."""
 
-from typing import Any
+from collections.abc import Iterable
 
 from PIL.Image import Image
 
 from verl_mars import store
 from verl_mars.errors import SampleError
-from verl_mars.fields import FieldDict
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reports.page import picture
 from verl_mars.rows import Key, as_list, as_rows
 from verl_mars.store import Batch
@@ -62,7 +62,7 @@ def thumbnail(part: Message) -> str | None:
         return None
 
 
-def _source_names(sources: Any, images: int) -> list[str]:
+def _source_names(sources: Iterable[Fields] | None, images: int) -> list[str]:
     """The names of each image's sources, empty for an image of none."""
     names: list[list[str]] = [[] for _ in range(images)]
     for source in [] if sources is None else sources:

@@ -1,7 +1,7 @@
 """A method's values of each token in verl's dump of training responses (``trainer.rollout_data_dir``)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars import store
 from verl_mars.fields import FieldDict
@@ -11,6 +11,9 @@ from verl_mars.rows import as_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.dump import DumpsColumns
 from verl_mars.trainer.trainer import ViewTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DIGITS = 6
 """Significant digits of a dumped value; most dependencies are small."""
@@ -24,7 +27,7 @@ class TokenDump:
     show-tokens`` reads them.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._text = tokenizer.decode
         self._lines: dict[str, FieldDict] = {}
 

@@ -2,9 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-from verl_mars.fields import FieldDict
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.vision.families import FAMILIES, FRAMES
 from verl_mars.vision.resize import ImageLimits, limits_of
 
@@ -30,7 +29,7 @@ def read_family(path: str) -> str:
     return name
 
 
-def read_limits(path: str, mm_processor_kwargs: Any = None) -> ImageLimits:
+def read_limits(path: str, mm_processor_kwargs: Fields | None = None) -> ImageLimits:
     """The limits of the model's image processor.
 
     Args:

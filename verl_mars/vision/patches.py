@@ -1,11 +1,14 @@
 """Masked patches: pixels that an image processor made, with random patches of the images black."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from verl_mars.fields import FieldDict, Fields
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 MASK_PATCH = 14
 """Edge of a masked patch in pixels: that of PAPO's and VPPO's code, and of the patches of Qwen2.5-VL."""
@@ -26,15 +29,15 @@ class PatchLayout:
     """What a black pixel is, by channel."""
 
     @classmethod
-    def of(cls, processor: Any) -> "PatchLayout":
+    def of(cls, processor: "ProcessorMixin") -> "PatchLayout":
         """The layout of a processor.
 
         Raises:
             ValueError: its image processor does not lay pixels out so.
         """
-        images: Any = getattr(processor, "image_processor", None)
+        images = getattr(processor, "image_processor", None)
         patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
-        if not isinstance(patch, int) or not isinstance(merge, int):
+        if images is None or not isinstance(patch, int) or not isinstance(merge, int):
             raise ValueError(
                 f"the image processor {type(images).__name__} has no `patch_size` and `merge_size`: patches of images "
                 "can be masked for models of the Qwen-VL family only"

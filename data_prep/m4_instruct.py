@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -80,7 +80,7 @@ class M4Instruct(Converter):
             )
 
 
-def _subset(record: Any) -> Subset | None:
+def _subset(record: object) -> Subset | None:
     """Which of the two parts a record belongs to, by its metadata or by its images' folder."""
     if not isinstance(record, Mapping):
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -21,7 +21,7 @@ from verl_mars.data.sample import (
     attempt,
 )
 from verl_mars.errors import DataError, SampleError
-from verl_mars.fields import FieldDict
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.tasks.mcq import McqTruth
 from verl_mars.tasks.vqa import VqaTruth
 
@@ -115,7 +115,9 @@ class MarsEval(Converter):
                 )
 
 
-def _sample(record: Any, subset: str, number: int, origin: str, image_folder: str, renamed: dict[str, str]) -> Sample:
+def _sample(
+    record: Fields, subset: str, number: int, origin: str, image_folder: str, renamed: dict[str, str]
+) -> Sample:
     item = parsed(Item, record)
     images = [_place(part.image, image_folder, renamed) for part in item.content if part.type == "image"]
     text = " ".join(part.text or "" for part in item.content if part.type == "text").strip()

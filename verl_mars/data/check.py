@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -217,7 +216,7 @@ class _Checker:
                 sizes = extra.get("image_sizes") if isinstance(extra, dict) else None
                 self._check_images(file, number, images, sizes if isinstance(sizes, list) else [])
 
-    def _check_images(self, file: str, number: int, images: Sequence[Any], sizes: Sequence[Any]) -> None:
+    def _check_images(self, file: str, number: int, images: Sequence[Fields | str], sizes: Sequence[object]) -> None:
         for position, image in enumerate(images):
             key = f"{self.rules.image_key}[{position}]"
             if image_entry_problem(image, key) is not None:
@@ -232,7 +231,7 @@ class _Checker:
                 message = f"the image is {header.width} x {header.height}, extra_info.image_sizes says {told}"
                 self._add(file, number, Problem("size_mismatch", key, message))
 
-    def _header(self, image: Any) -> ImageHeader | Problem | None:
+    def _header(self, image: Fields | str) -> ImageHeader | Problem | None:
         """What is known of an image; ``None`` where it lies on another machine."""
         if isinstance(image, dict) and "bytes" in image:
             return _look(image["bytes"])

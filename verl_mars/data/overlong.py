@@ -7,7 +7,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars.data.check import Fault
 from verl_mars.data.cures import CURES
@@ -18,6 +18,9 @@ from verl_mars.errors import SampleError
 from verl_mars.fields import Fields
 from verl_mars.views import MonoPrompt, Row, sources_of_row
 from verl_mars.vision.resize import ImageLimits, Size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def view_lengths(row: Row, length: PromptLength, mono: MonoPrompt = "repeat") -> Iterator[tuple[str, int]]:
@@ -65,7 +68,7 @@ class LongPrompts:
 def find_long_prompts(
     files: Sequence[str],
     image_limits: ImageLimits,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     limit: int,
     *,
     mono: MonoPrompt = "repeat",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -173,7 +173,7 @@ def refuse_other_kinds(path: Path) -> None:
         raise DataError(f"{path} is {kind}")
 
 
-def strict_json(text: str) -> Any:
+def strict_json(text: str) -> object:
     """The value of a JSON text.
 
     Raises:
@@ -185,7 +185,7 @@ def strict_json(text: str) -> Any:
         raise SampleError("record", f"broken JSON: {error}") from error
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> FieldDict:
+def _unique_keys(pairs: list[tuple[str, object]]) -> FieldDict:
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
@@ -230,7 +230,7 @@ class _RecordReader:
             yield self._record()
             self.count += 1
 
-    def _record(self) -> Any:
+    def _record(self) -> FieldDict:
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.buffer, self.position)

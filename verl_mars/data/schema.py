@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -344,7 +344,7 @@ def typed_table(records: Sequence[Fields], schema: pa.Schema, first_row: int = 0
         raise DataError(f"rows {first_row} to {first_row + len(records) - 1}: {error}") from error
 
 
-def _unknown_keys(value: Any, expected: pa.DataType, at: str) -> Iterator[str]:
+def _unknown_keys(value: object, expected: pa.DataType, at: str) -> Iterator[str]:
     if isinstance(value, Mapping) and pa.types.is_struct(expected):
         names = {field.name: field.type for field in expected}
         for key, item in value.items():

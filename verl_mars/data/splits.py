@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 from verl_mars.data.paths import Root
-from verl_mars.data.sample import Converter, Findings, Reject, Sample
+from verl_mars.data.sample import Converter, Findings, Options, Reject, Sample
 from verl_mars.data.settings import ConvertSettings
 from verl_mars.errors import DataError
 from verl_mars.fields import FieldDict
@@ -30,7 +29,7 @@ class Job:
 class SampleStream:
     """The samples of a data set with their splits."""
 
-    def __init__(self, converter: Converter, settings: ConvertSettings, root: Root, options: Any) -> None:
+    def __init__(self, converter: Converter, settings: ConvertSettings, root: Root, options: Options) -> None:
         self.converter = converter
         self.settings = settings
         self.root = root

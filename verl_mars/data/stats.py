@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import as_files, row_batches
@@ -97,7 +96,7 @@ def _count(stats: Stats, row: Fields, lengths: Mapping[str, PromptLength]) -> No
         stats.max_tokens[name] = max(stats.max_tokens.get(name, 0), tokens)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Counter):
         return {str(key): count for key, count in value.most_common()}
     if isinstance(value, dict):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -147,7 +147,7 @@ def print_stats(found: "Stats") -> None:
     console().print(table)
 
 
-def _most_common(counts: Counter[Any]) -> str:
+def _most_common(counts: Counter[str] | Counter[int]) -> str:
     shown = ", ".join(f"{key}: {count}" for key, count in counts.most_common(_SHOWN_ANSWERS))
     left = len(counts) - _SHOWN_ANSWERS
     return f"{shown}, {left} more" if left > 0 else shown or "-"

@@ -18,11 +18,11 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,7 @@ from verl_mars.data.readers import as_files, open_parquet, row_batches
 from verl_mars.data.schema import to_table
 from verl_mars.errors import DataError, UsageError
 from verl_mars.fields import FieldDict, Fields
-from verl_mars.views import Fused, Message, Mono, MonoPrompt, Shuffled, Source, Subset, sources_of_row
+from verl_mars.views import Fused, Message, Mono, MonoPrompt, RolloutView, Shuffled, Source, Subset, sources_of_row
 
 KINDS = ("fused", "mono", "blind", "leave_one_out", "shuffled", "repeat", "subsets")
 MOST_SUBSET_SOURCES = 6
@@ -94,7 +94,7 @@ def messages_of_row(row: Fields) -> list[Message]:
         raise DataError(f"the prompt has {tags} <image>, but the row has {len(images)} images")
     messages = []
     for message in row["prompt"]:
-        content: Any = message["content"]
+        content = message["content"]
         if "<image>" in content:
             pieces = [piece for piece in _IMAGE_TAG.split(content) if piece]
             content = [_part(next(supply)) if piece == "<image>" else _text(piece) for piece in pieces]
@@ -102,7 +102,7 @@ def messages_of_row(row: Fields) -> list[Message]:
     return messages
 
 
-def _part(image: Any) -> Message:
+def _part(image: Fields | str) -> Message:
     entry = {"image": image} if isinstance(image, str) else {k: v for k, v in image.items() if v is not None}
     return {"type": "image", **entry}
 
@@ -158,7 +158,9 @@ class ViewedRows:
         except ValueError as error:
             raise DataError(f"{_where(number, row)}: {error}") from None
 
-    def _views(self, number: int, sources: tuple[Source, ...]) -> Iterator[tuple[str, str, Sequence[Source], Any]]:
+    def _views(
+        self, number: int, sources: tuple[Source, ...]
+    ) -> Iterator[tuple[str, str, Sequence[Source], RolloutView]]:
         for kind in self.kinds:
             if kind == "fused":
                 yield "fused", kind, sources, Fused()
@@ -196,7 +198,7 @@ def view_row(row: Fields, view: AskedView, index: int) -> FieldDict:
     All its images are one source with the view's name. Sizes of images are dropped, since they belong to the fused row;
     a grounding truth holds the size that its boxes are in.
     """
-    images: list[Any] = []
+    images: list[FieldDict] = []
     prompt = []
     for message in view.messages:
         content = message["content"]
@@ -306,7 +308,7 @@ def _sources(number: int, row: Fields) -> tuple[Source, ...]:
 
 def _donors(rows: Sequence[Fields], sources: Sequence[tuple[Source, ...]], seed: int) -> dict[int, int]:
     """Row -> the row whose images it is shown: the same sources with as many images each, another scene and images."""
-    alike: dict[Any, list[int]] = defaultdict(list)
+    alike: dict[Hashable, list[int]] = defaultdict(list)
     for number, own in enumerate(sources):
         alike[tuple((source.name, source.images) for source in own)].append(number)
     donors = {}

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,7 +27,7 @@ Item = Job | FieldDict
 """A sample, or a reject of the converter."""
 
 
-def outcomes(maker: RowMaker, items: Iterator[Item], workers: int) -> Generator[tuple[Job | None, Any], None, None]:
+def outcomes(maker: RowMaker, items: Iterator[Item], workers: int) -> Generator[tuple[Job | None, Outcome], None, None]:
     """(job, row or reject) in the order of ``items``; (None, reject) for a reject of the converter.
 
     Raises:
@@ -74,7 +73,7 @@ def reject(job: Job, error: SampleError) -> FieldDict:
     return {"index": job.index, **asdict(Reject.of(error, job.sample.origin, job.sample.sample_id))}
 
 
-def _joined(chunk: list[Item], future: Future[list[Outcome]]) -> Iterator[tuple[Job | None, Any]]:
+def _joined(chunk: list[Item], future: Future[list[Outcome]]) -> Iterator[tuple[Job | None, Outcome]]:
     results = iter(future.result())
     for item in chunk:
         yield (item, next(results)) if isinstance(item, Job) else (None, item)

@@ -14,7 +14,7 @@ from verl_mars.fields import FieldDict, Fields
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: Any,
+    ground_truth: object,
     extra_info: Fields | None = None,
     **settings: Any,
 ) -> FieldDict:

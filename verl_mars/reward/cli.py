@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,8 @@ from verl_mars.errors import UsageError
 from verl_mars.fields import FieldDict
 
 if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
     from verl_mars.reward.authors_metric import AuthorsMetric
     from verl_mars.reward.predictions import Defaults, Prediction
     from verl_mars.reward.settings import RewardSettings
@@ -189,7 +191,7 @@ def _write_scores(path: Path, lines: "Sequence[Prediction]", results: Sequence[F
 # ---------------------------------------------------------------- tables
 
 
-def _tables(report: FieldDict) -> Iterator[tuple[str, Any]]:
+def _tables(report: FieldDict) -> "Iterator[tuple[str, RichTable]]":
     """Title and table, in the order they are shown."""
     from rich.table import Table as RichTable
 
@@ -224,7 +226,7 @@ def _tables(report: FieldDict) -> Iterator[tuple[str, Any]]:
             yield f"{task}: the authors' metric beside this one", _authors_table(part)
 
 
-def _authors_table(part: FieldDict) -> Any:
+def _authors_table(part: FieldDict) -> "RichTable":
     """Their figures beside the right ones."""
     from rich.table import Table as RichTable
 

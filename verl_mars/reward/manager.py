@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
@@ -22,6 +22,12 @@ from verl_mars.reward.settings import RewardSettings
 from verl_mars.tasks.grounding import Grounding
 from verl_mars.vision.checkpoint import read_family, read_limits
 from verl_mars.vision.families import needs_limits
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from verl.experimental.reward_loop.reward_manager.base import RawRewardFn
 
 
 class MarsRewardManager(RewardManagerBase):
@@ -37,11 +43,11 @@ class MarsRewardManager(RewardManagerBase):
 
     def __init__(
         self,
-        config: Any,
-        tokenizer: Any,
-        compute_score: Any,
+        config: "DictConfig",
+        tokenizer: "PreTrainedTokenizerBase",
+        compute_score: "RawRewardFn",
         reward_router_address: str | None = None,
-        reward_model_tokenizer: Any = None,
+        reward_model_tokenizer: "PreTrainedTokenizerBase | None" = None,
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
         self.settings = read_settings(config)
@@ -82,7 +88,7 @@ class MarsRewardManager(RewardManagerBase):
                 extra |= {"overlong_reward": penalty, "overlong": penalty < 0}
         return {"reward_score": score, "reward_extra_info": extra}
 
-    def _score(self, fields: Fields, ids: Any, truncated: bool) -> FieldDict:
+    def _score(self, fields: Fields, ids: "Tensor", truncated: bool) -> FieldDict:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         extra_info = dict(fields.get("extra_info") or {})
         settings = self.settings
@@ -92,7 +98,7 @@ class MarsRewardManager(RewardManagerBase):
             fields["data_source"], text, _ground_truth(fields), extra_info, settings, truncated=truncated
         )
 
-    async def _score_custom(self, fields: Fields, ids: Any) -> FieldDict:
+    async def _score_custom(self, fields: Fields, ids: "Tensor") -> FieldDict:
         """Call the user's function as verl's ``naive`` manager does, on a copy of the row's ``extra_info``."""
         text = await self.loop.run_in_executor(None, lambda: self.tokenizer.decode(ids, skip_special_tokens=True))
         extra_info = dict(fields.get("extra_info") or {})
@@ -113,7 +119,7 @@ class MarsRewardManager(RewardManagerBase):
             result = await self.loop.run_in_executor(None, lambda: self.compute_score(**arguments))
         return dict(result) if isinstance(result, Mapping) else {"score": result, "acc": result}
 
-    def _is_truncated(self, ids: Any) -> bool:
+    def _is_truncated(self, ids: "Tensor") -> bool:
         """The response fills the largest length and does not end in a stop token."""
         limit = self.config.actor_rollout_ref.rollout.response_length
         return len(ids) >= limit and int(ids[-1]) not in self._stop_ids
@@ -141,7 +147,7 @@ class MarsRewardManager(RewardManagerBase):
         return self.settings.model_copy(update={"image_processor": limits})
 
 
-def read_settings(config: Any) -> RewardSettings:
+def read_settings(config: "DictConfig") -> RewardSettings:
     """The settings under ``reward.reward_kwargs`` of verl's configuration.
 
     Raises:
@@ -163,7 +169,7 @@ def overlong_penalty(length: int, settings: RewardSettings) -> float | None:
     return min(-excess / buffer.len * buffer.penalty_factor, 0.0)
 
 
-def _ground_truth(fields: Fields) -> Any:
+def _ground_truth(fields: Fields) -> object:
     reward_model = fields.get("reward_model")
     if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
         raise RowError(f"row ({_name(fields)}): reward_model has no 'ground_truth'")

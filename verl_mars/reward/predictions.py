@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars.errors import DataError
 from verl_mars.fields import Fields
@@ -29,6 +29,9 @@ from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Hints
 from verl_mars.tasks.grounding import ANY_LABEL
 from verl_mars.vision.resize import Size
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 _MAX_LINE = 10_000_000
 _RESPONSES = ("response", "output", "content", "predict", "prediction", "filtered_resps", "resps")
@@ -47,7 +50,7 @@ class Prediction:
 
     line: int
     response: str
-    ground_truth: Any
+    ground_truth: object
     extra_info: Fields
     fields: Fields
     """Every other key of the line, to group by."""
@@ -123,7 +126,7 @@ def _table(path: Path, separator: str) -> Iterator[tuple[int, Fields]]:
         raise PredictionError(f"{path}: cannot be read as a table ({error})") from None
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path) -> "ParquetFile":
     import pyarrow.parquet as parquet
 
     try:
@@ -158,14 +161,14 @@ def _entries(path: Path, text: str) -> Iterator[tuple[int, Fields]]:
         yield number, _object(path, number, entry)
 
 
-def _parse(path: Path, number: int, text: str) -> Any:
+def _parse(path: Path, number: int, text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PredictionError(f"{path}, line {number}: not JSON ({error})") from None
 
 
-def _object(path: Path, number: int, value: Any) -> Fields:
+def _object(path: Path, number: int, value: object) -> Fields:
     if not isinstance(value, Mapping):
         raise PredictionError(f"{path}, line {number}: {str(value)[:80]!r} is not an object")
     return value
@@ -221,7 +224,7 @@ def _predictions(path: Path, number: int, value: Fields, lender: Fields, default
         yield Prediction(number, response, truth, info, fields)
 
 
-def _samples(value: Any) -> list[str] | None:
+def _samples(value: object) -> list[str] | None:
     """The responses of one row: a text, or a list of texts at any depth; None for anything else."""
     if isinstance(value, str):
         return [value]
@@ -237,7 +240,7 @@ def _first_size(info: Fields) -> Size | None:
     return sizes[0] if isinstance(sizes, list) and sizes else None
 
 
-def _text_of(content: Any) -> str:
+def _text_of(content: object) -> str:
     """The text of a message's content: texts, and the text parts of structured content."""
     if isinstance(content, str):
         return content
@@ -247,7 +250,7 @@ def _text_of(content: Any) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
+def plain_truth(task: str, truth: object, hints: Hints) -> object:
     """A ground truth in the form of a row; one that is in that form already (JSON object) stays as it is.
 
     Raises:
@@ -257,7 +260,7 @@ def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
         tagged = _TAGGED.fullmatch(truth.strip())
         truth = tagged.group(1).strip() if tagged else truth
     kind = task_named(task)
-    is_object = isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth))
-    if is_object and not any(key in truth for key in kind.plain_keys):
-        return truth
+    if isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth)):
+        if not any(key in truth for key in kind.plain_keys):
+            return truth
     return kind.from_plain(truth, hints)

@@ -1,7 +1,5 @@
 """``compute_score``: one response, its ground truth, its row; out comes a dictionary with fixed keys."""
 
-from typing import Any
-
 from verl_mars.errors import RowError, SampleError
 from verl_mars.fields import FieldDict, Fields
 from verl_mars.reward.response import read_response, untagged_answer
@@ -22,11 +20,11 @@ _MAX_TEXT = 200
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: Any,
+    ground_truth: object,
     extra_info: Fields | None = None,
     *,
     truncated: bool = False,
-    **settings: Any,
+    **settings: object,
 ) -> FieldDict:
     """Score one response.
 
@@ -55,9 +53,9 @@ def compute_score(
 
 
 def score_response(
-    data_source: Any,
+    data_source: object,
     text: str,
-    ground_truth: Any,
+    ground_truth: object,
     extra_info: Fields | None,
     settings: RewardSettings,
     *,
@@ -75,7 +73,7 @@ def score_response(
         raise RowError(f"row ({', '.join(parts)}): {error}") from None
 
 
-def _score(text: str, ground_truth: Any, info: Fields, settings: RewardSettings, truncated: bool) -> FieldDict:
+def _score(text: str, ground_truth: object, info: Fields, settings: RewardSettings, truncated: bool) -> FieldDict:
     task = task_of_row(info)
     truth = task.read_for_row(ground_truth, "reward_model.ground_truth", info.get("image_sizes"))
     result: FieldDict = dict.fromkeys(KEYS)

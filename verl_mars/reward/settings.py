@@ -1,7 +1,7 @@
 """What a user may set under ``reward.reward_kwargs`` (manager ``mars``) or pass to ``compute_score``."""
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -84,7 +84,7 @@ DEFAULTS = RewardSettings()
 
 
 @lru_cache(maxsize=64)
-def _from_items(items: tuple[tuple[str, Any], ...]) -> RewardSettings:
+def _from_items(items: tuple[tuple[str, object], ...]) -> RewardSettings:
     return RewardSettings.read(dict(items), "compute_score")
 
 

@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from verl_mars.data.files import whole_file
 from verl_mars.fields import FieldDict, Fields
@@ -148,7 +147,7 @@ def _same(path: Path, identity: Fields) -> None:
         raise ProbeError(f"--out {path} holds another probe: {told}. Choose another folder; nothing was overwritten")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."
 

@@ -5,9 +5,9 @@ import hashlib
 import io
 import math
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -59,7 +59,7 @@ class Pictures:
 
     def __init__(self, max_pixels: int | None = None) -> None:
         self.max_pixels = max_pixels
-        self._held: OrderedDict[Any, Picture] = OrderedDict()
+        self._held: OrderedDict[Hashable, Picture] = OrderedDict()
         self._bytes = 0
 
     def load(self, part: Fields) -> Picture:

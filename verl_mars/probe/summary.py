@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from verl_mars.data.files import whole_file
 from verl_mars.data.view_rows import ViewedRows
@@ -18,6 +17,7 @@ from verl_mars.probe.pictures import Pictures
 from verl_mars.probe.questions import Slot
 from verl_mars.probe.scoring import ScoredLine
 from verl_mars.probe.verdict import leaderboard, verdict
+from verl_mars.views import Message
 
 
 def summarize(
@@ -65,7 +65,7 @@ def summarize(
 def _prompts(viewed: ViewedRows) -> FieldDict:
     """How the first row is asked under each view, ``<image>`` for an image."""
 
-    def text(content: Any) -> str:
+    def text(content: str | list[Message]) -> str:
         if isinstance(content, str):
             return content
         return "".join("<image>" if part["type"] == "image" else part["text"] for part in content)

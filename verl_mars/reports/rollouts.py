@@ -7,7 +7,6 @@ the advantage of each response and the answers of mono sessions; a dump of verl'
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from verl_mars.errors import DataError
 from verl_mars.fields import FieldDict, Fields
@@ -102,16 +101,16 @@ def _anchor(anchor: Fields) -> FieldDict:
     }
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     text = "" if value is None else str(value)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} \u2026 ({len(text) - LONGEST_TEXT:,} more)"
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

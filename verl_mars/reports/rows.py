@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from verl_mars.data.images import encoded_bytes
 from verl_mars.data.readers import as_files, row_batches
@@ -89,7 +88,8 @@ def _cells(row: Fields, side: int) -> Iterator[FieldDict]:
         aligned = truth is not None and truth["size"] == size
         note = f"{shown.width} x {shown.height}"
         if truth is not None and (on_it or aligned):
-            counts = ", ".join(f"{count} {name}" for name, count in Counter(truth["labels"]).items())
+            labels: Counter[str] = Counter(truth["labels"])
+            counts = ", ".join(f"{count} {name}" for name, count in labels.items())
             note += f" \u00b7 {counts or 'no box'}" if on_it else f" \u00b7 boxes of image {truth['frame']}"
         boxes = _hued(truth) if truth is not None and (on_it or aligned) else []
         yield {"caption": caption, "note": note, "picture": shown, "boxes": boxes, "thin": not on_it}
@@ -117,8 +117,10 @@ def _texts(row: Fields) -> Iterator[tuple[str, str]]:
         yield "notes", str(notes)
 
 
-def _boxes(text: Any) -> FieldDict | None:
+def _boxes(text: str | None) -> FieldDict | None:
     """Boxes of a ground truth; ``None`` where it has none, or none that can be drawn."""
+    if text is None:
+        return None
     try:
         truth = json.loads(text)
         boxes = [[float(value) for value in box] for box in truth["boxes"]]
@@ -130,13 +132,13 @@ def _boxes(text: Any) -> FieldDict | None:
         return None
 
 
-def _picture(image: Any, side: int) -> Picture:
+def _picture(image: object, side: int) -> Picture:
     """The image of a row's entry as it is stored.
 
     Raises:
         SampleError: it cannot be shown.
     """
-    source: Any = image.get("bytes") or image.get("image") if isinstance(image, Mapping) else image
+    source: object = image.get("bytes") or image.get("image") if isinstance(image, Mapping) else image
     if isinstance(source, str) and source.startswith("data:image"):
         source = encoded_bytes(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -146,5 +148,5 @@ def _picture(image: Any, side: int) -> Picture:
     return picture(source.removeprefix("file://") if isinstance(source, str) else source, side)
 
 
-def _mapping(value: Any) -> Fields:
+def _mapping(value: object) -> Fields:
     return value if isinstance(value, Mapping) else {}

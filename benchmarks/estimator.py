@@ -10,7 +10,6 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import report
@@ -58,7 +57,7 @@ def make_batch(rows: int, tokens: int) -> Batch:
     return rewards[order], torch.ones(rows, tokens), uids[order.numpy()], anchors[order]
 
 
-def milliseconds(function: Callable[..., Any], batch: Batch, repeats: int) -> dict[str, float]:
+def milliseconds(function: Callable[..., object], batch: Batch, repeats: int) -> dict[str, float]:
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

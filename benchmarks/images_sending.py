@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import statistics
 import time
-from typing import Any
 
 import numpy as np
 import ray
@@ -31,7 +30,7 @@ ARMS = ("calls", "once")
 class Server:
     """Looks at the images of a call."""
 
-    async def generate(self, image_data: list[Any]) -> int:
+    async def generate(self, image_data: list[Image.Image]) -> int:
         """Sum of a corner of each image."""
         return sum(int(np.asarray(image)[0, 0].sum()) for image in image_data)
 
@@ -42,13 +41,13 @@ class Client:
     def __init__(self) -> None:
         self.server = Server.remote()
 
-    async def generate(self, image_data: list[Any]) -> int:
+    async def generate(self, image_data: list[Image.Image]) -> int:
         """One session."""
         return await self.server.generate.remote(image_data=image_data)
 
 
 async def prompt(
-    client: Any, owners: dict[int, PromptImages], arm: str, images: list[Any], sessions: int
+    client: Client, owners: dict[int, PromptImages], arm: str, images: list[Image.Image], sessions: int
 ) -> list[float]:
     """CPU seconds of this process, and seconds, for one prompt."""
     fresh = [image.copy() for image in images]

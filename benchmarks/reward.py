@@ -14,7 +14,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mutants
 from rich.console import Console
@@ -72,7 +71,7 @@ def usual(task: str, number: int, seed: int) -> list[tuple[str, str, FieldDict]]
     return rows
 
 
-def milliseconds(call: Callable[[], Any], clock: Callable[[], float] = time.thread_time) -> float:
+def milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
     start = clock()
     call()
     return 1000.0 * (clock() - start)

@@ -1,9 +1,8 @@
 """The tables and figures of docs/study.md, from the raw results."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import report
@@ -53,7 +52,12 @@ def final(run: Fields, regime: str | None = None) -> float:
 
 
 def differences(
-    runs: Sequence[Fields], track: str, arm: str, other: str, measure: Any, regime: str | None = None
+    runs: Sequence[Fields],
+    track: str,
+    arm: str,
+    other: str,
+    measure: Callable[[Fields, str | None], float],
+    regime: str | None = None,
 ) -> list[Floats]:
     """Paired differences arm - other: one array over the common seeds for each warm start."""
     found = {run["key"]: run for run in runs}

@@ -3,7 +3,6 @@
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from verl_mars.toy.prepare import prepare, split_scenes
 
 
 @lru_cache(maxsize=2)
-def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
+def worlds(track: str, warm_start: int) -> tuple[Path, World, World]:
     """Checkpoint, training scenes and held-out scenes of a warm start."""
     checkpoint = prepare(track, warm_start, progress=False).model
     model, tokenizer = load(checkpoint)

@@ -136,7 +136,7 @@ def allowed(schema: Fields, definitions: Fields) -> str:
     return ", ".join(filter(None, [TYPES.get(schema.get("type", ""), schema.get("type", "")), *bounds]))
 
 
-def value(default: Any) -> str:
+def value(default: object) -> str:
     """A default as YAML writes it."""
     if isinstance(default, bool) or default is None:
         return {True: "true", False: "false", None: "null"}[default]

@@ -11,13 +11,13 @@ import argparse
 import tempfile
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import report
 import torch
 from transfer_queue.utils.serial_utils import MsgpackEncoder
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from verl_mars.fields import FieldDict
 from verl_mars.rows import Anchor, Anchors
 from verl_mars.trainer.anchor_memory import FILE, AnchorMemory, prompt_identity
 
@@ -26,7 +26,7 @@ PROMPTS = 10_000
 NAMES = [f"camera_{number + 1}" for number in range(max(COUNTS))]
 
 
-def encoded(fields: dict[str, Any]) -> int:
+def encoded(fields: FieldDict) -> int:
     """Bytes of a trajectory on its way into TransferQueue."""
     batch = list_of_dict_to_tensordict([{"responses": torch.zeros(8, dtype=torch.int64), **fields}])
     return sum(len(memoryview(part).cast("B")) for part in MsgpackEncoder().encode(batch))
@@ -69,7 +69,7 @@ def bytes_in_memory(anchors: int, prompts: int) -> dict[str, float]:
     return {"memory": used / prompts, "file": written / prompts}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     rows = []
     for anchors, found in (result["anchors"] | {"an anchor more": result["an_anchor"]}).items():
         cells = [found["transfer_queue"], found["memory"], found["file"]]
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="prompts that the anchors of are kept")
     prompts = parser.parse_args().prompts
-    result: dict[str, Any] = report.about("torch", "TransferQueue", "tensordict")
+    result: FieldDict = report.about("torch", "TransferQueue", "tensordict")
     result |= {"prompts": prompts, "anchors": {}, "picture": bytes_of_a_picture()}
     for anchors in COUNTS:
         found = {"transfer_queue": bytes_in_transfer_queue(anchors), **bytes_in_memory(anchors, prompts)}

@@ -29,10 +29,11 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 from data_raw import SIZE, make_pictures, make_raw
+
+from verl_mars.fields import FieldDict
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 BOUNDS = {
@@ -120,7 +121,7 @@ def datasets_arm(root: Path, out: Path, rows: int) -> timed:
         }
     )
 
-    def generate() -> Iterator[dict[str, Any]]:
+    def generate() -> Iterator[FieldDict]:
         for index, line in enumerate(json_records(root / "manifest.jsonl")):
             if index == rows:
                 return
@@ -258,11 +259,11 @@ def show(name: str, found: Figures) -> None:
 # The parts
 
 
-def scaling_part(bench: Bench, converter: str, counts: list[int], known: dict[str, Any]) -> dict[str, Any]:
+def scaling_part(bench: Bench, converter: str, counts: list[int], known: FieldDict) -> FieldDict:
     """Path mode, for more and more rows; ``known`` has the steps of runs before."""
     steps = dict(known)
     for rows in counts:
-        about: dict[str, Any] = {"date": today(), "load_before": load()}
+        about: FieldDict = {"date": today(), "load_before": load()}
         runs = bench.several([converter, f"{converter} beside", "pillow"], rows)
         step = {arm.removeprefix(converter).strip() or "default": middle(found) for arm, found in runs.items()}
         for arm, found in step.items():
@@ -287,10 +288,10 @@ def scaling_part(bench: Bench, converter: str, counts: list[int], known: dict[st
     }
 
 
-def embed_part(bench: Bench, rows: int) -> dict[str, Any]:
+def embed_part(bench: Bench, rows: int) -> FieldDict:
     """Embed mode and its peer."""
     sizes = [path.stat().st_size for path in bench.pictures.iterdir()]
-    result: dict[str, Any] = {"picture_kilobytes": round(statistics.mean(sizes) / 1024)}
+    result: FieldDict = {"picture_kilobytes": round(statistics.mean(sizes) / 1024)}
     runs = bench.several(["embed", "datasets", "embed beside"], rows)
     for arm, found in runs.items():
         result[arm] = middle(found)
@@ -307,7 +308,7 @@ def embed_part(bench: Bench, rows: int) -> dict[str, Any]:
     return result
 
 
-def read_part(bench: Bench, rows: int) -> dict[str, Any]:
+def read_part(bench: Bench, rows: int) -> FieldDict:
     """Readers of the finished files."""
     bench.run("manifest", rows)
     runs = bench.several(["check", "verl"], rows, keep=True)
@@ -329,7 +330,7 @@ def load() -> float:
     return round(os.getloadavg()[0], 1)
 
 
-def machine() -> dict[str, Any]:
+def machine() -> FieldDict:
     """The machine."""
     import datasets
     import PIL

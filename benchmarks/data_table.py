@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from verl_mars.fields import FieldDict
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 CONVERSIONS = {"manifest": "path mode, a manifest", "llvip": "path mode, LLVIP with its XML"}
@@ -17,7 +18,7 @@ OTHERS = {
 }
 
 
-def table(results: dict[str, Any]) -> Iterator[str]:
+def table(results: FieldDict) -> Iterator[str]:
     """The lines of the table, and one that says where it was measured."""
     yield "| what | rows | rows a second (slowest to fastest) | CPU a row | peak memory |"
     yield "|---|---|---|---|---|"
@@ -44,7 +45,7 @@ def _line(name: str, found: dict[str, float]) -> str:
     return f"| {name} | {found['rows']:,.0f} | {speed} | {cost} |"
 
 
-def _runs(results: dict[str, Any]) -> int:
+def _runs(results: FieldDict) -> int:
     """How many runs each figure comes from, the fewest."""
     steps = [step["default"] for part in CONVERSIONS for step in results[part]["steps"].values()]
     others = [results[part][arm] for part, arms in OTHERS.items() for arm in arms]

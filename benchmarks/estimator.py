@@ -10,12 +10,12 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import report
 import torch
 
+from verl_mars.fields import FieldDict
 from verl_mars.methods.estimator import estimator
 
 GROUP, ANCHORS = 14, 2
@@ -57,7 +57,7 @@ def make_batch(rows: int, tokens: int) -> Batch:
     return rewards[order], torch.ones(rows, tokens), uids[order.numpy()], anchors[order]
 
 
-def milliseconds(function: Callable[..., Any], batch: Batch, repeats: int) -> dict[str, float]:
+def milliseconds(function: Callable[..., object], batch: Batch, repeats: int) -> dict[str, float]:
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -67,7 +67,7 @@ def milliseconds(function: Callable[..., Any], batch: Batch, repeats: int) -> di
     return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     rows = []
     for size in result["estimator"]:
         loop, fast = size["loop"], size["mars"]
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=11)
     repeats = parser.parse_args().repeats
-    result: dict[str, Any] = report.about("torch", "numpy") | {"threads": torch.get_num_threads(), "estimator": []}
+    result: FieldDict = report.about("torch", "numpy") | {"threads": torch.get_num_threads(), "estimator": []}
     for rows, tokens in SIZES:
         batch = make_batch(rows, tokens)
         torch.testing.assert_close(ours(*batch), by_groups(*batch), atol=1e-5, rtol=1e-5)

@@ -21,9 +21,15 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import report
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+    from verl_mars.views import Trajectory
 
 VOCABULARY = 151_936
 ROWS, MICRO_ROWS = 8, 4
@@ -39,7 +45,7 @@ ARMS = ("log_probs", "exact")
 MEMORY_BOUND = 1.2
 
 
-def make_engine() -> Any:
+def make_engine() -> "FSDPEngineWithLMHead":
     """verl's engine around a model, as far as a forward step needs it."""
     import torch
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -57,7 +63,7 @@ def make_engine() -> Any:
             self.pad_to_length, self.use_ulysses_sp, self._autocast_dtype = False, False, torch.float32
             self.engine_config = SimpleNamespace(entropy_checkpointing=False)
 
-        def eval_mode(self, **kwargs: Any) -> Any:
+        def eval_mode(self, **kwargs: object) -> contextlib.nullcontext:
             return contextlib.nullcontext()
 
         def get_data_parallel_group(self) -> None:
@@ -66,7 +72,7 @@ def make_engine() -> Any:
     return Engine()
 
 
-def make_rows(engine: Any) -> tuple[Any, Any]:
+def make_rows(engine: "FSDPEngineWithLMHead") -> "tuple[TensorDict, TensorDict]":
     """The rows of the blind view, and the training rows, as the worker gets them."""
     import torch
     from score_view import make_rows as trajectories_of
@@ -74,10 +80,10 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
 
     from verl_mars.trainer.divergence_worker import OWN_PLACES, PIXELS, PLACES
     from verl_mars.trainer.rescore import places, row_fields
-    from verl_mars.views import Blind
+    from verl_mars.views import Blind, Trajectory
 
     config = engine.module.config
-    rows: list[Any] = []
+    rows: list[Trajectory] = []
     for seed in range(ROWS // MICRO_ROWS):
         generator = torch.Generator().manual_seed(seed)
         rows += trajectories_of(SIDE, config.text_config.vocab_size, config.image_token_id, generator)
@@ -95,7 +101,7 @@ def make_rows(engine: Any) -> tuple[Any, Any]:
     return view, own
 
 
-def shortened(row: Any, by: int) -> Any:
+def shortened(row: "Trajectory", by: int) -> "Trajectory":
     """A trajectory without the last tokens of its response."""
     kept = len(row.response) - by
     return replace(

@@ -5,17 +5,16 @@ Writes the table of what is in ``results/gpu.json``, which this makes on a machi
     GPU_RESULTS=benchmarks/results/gpu.json make test-gpu
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import report
+
+from verl_mars.fields import Fields
 
 PEAK = "actor/perf/max_memory_allocated_gb"
 CORRELATION = "training/rollout_actor_probs_pearson_corr"
 LOG_PPL = "rollout_corr/log_ppl_abs_diff"
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: Fields) -> str:
     """A row for each case."""
     rows = []
     for name, case in result["cases"].items():

@@ -21,14 +21,14 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import report
 import step_time
 from step_time_arms import arm_of
 
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.toy.runs import run_main
 
 ARMS = ("mars", "grpo", "two_phase", "pgpo", "pgpo_exact")
@@ -112,7 +112,7 @@ def rehearsal() -> list[str]:
     ]
 
 
-def train(blocks: int, poll_seconds: float, folder: Path, rehearse: bool) -> list[dict[str, Any]]:
+def train(blocks: int, poll_seconds: float, folder: Path, rehearse: bool) -> list[FieldDict]:
     """Arm and metrics of each step of a run of so many blocks. A run that fails leaves the steps before it."""
     side = None if rehearse else SIDE
     file = step_time.write_data(SOURCES, blocks, folder, len(ARMS), PROMPTS, side)
@@ -138,15 +138,15 @@ def train(blocks: int, poll_seconds: float, folder: Path, rehearse: bool) -> lis
     ]
 
 
-def seconds(step: Mapping[str, Any], column: str) -> float:
+def seconds(step: Fields, column: str) -> float:
     """Seconds of a column of the table; 0 where the arm has no such part."""
     return sum(step.get(f"timing_s/{timer}", 0.0) for timer in TIMERS[column])
 
 
-def summary(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(steps: Sequence[Fields]) -> FieldDict:
     """Medians by arm over the steps that count; ratios to ``grpo`` within each block that is whole."""
     counted = list(steps[WARM_UP:])
-    arms: dict[str, Any] = {}
+    arms: FieldDict = {}
     for arm in ARMS:
         own = [step for step in counted if step["arm"] == arm]
         if own:
@@ -161,7 +161,7 @@ def summary(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"arms": arms, "step_over_grpo": ratios}
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: Fields) -> str:
     """All figures in Markdown."""
     found = summary(result["steps"])
     rows = []

@@ -23,13 +23,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import report
 from images_plugin import FOLDER
 from step_time import write_data
 
+from verl_mars.fields import FieldDict
 from verl_mars.toy.runs import FinishedRun, run_main
 
 ROLLOUTS, K = 8, 2
@@ -98,7 +98,7 @@ def storage_memory() -> Iterator[dict[int, int]]:
         watcher.join()
 
 
-def costs(run: FinishedRun, folder: Path, storage: int) -> dict[str, Any]:
+def costs(run: FinishedRun, folder: Path, storage: int) -> FieldDict:
     """Bytes and CPU seconds a step without the first, peak memory by process, median seconds of a step.
 
     Args:
@@ -142,7 +142,7 @@ def same(one: FinishedRun, other: FinishedRun) -> tuple[int, int]:
     return len(keys), sum(first.get(key) != second.get(key) for key in keys)
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """The figures as Markdown."""
     arms = result["arms"]
     quantities = {

@@ -8,12 +8,17 @@ import json
 import os
 import resource
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import wrapt
 
+if TYPE_CHECKING:
+    from transfer_queue.utils.zmq_utils import ZMQMessage
+
+T = TypeVar("T")
 FOLDER = "IMAGES_BENCHMARK"
 """Environment variable: where the files go."""
 
@@ -28,20 +33,20 @@ def _note(kind: str, size: int) -> None:
         file.write(json.dumps([time.time(), _process_name(), kind, size, time.process_time(), peak]) + "\n")
 
 
-def _size(frames: Any) -> int:
+def _size(frames: Iterable[bytes | memoryview]) -> int:
     return sum(memoryview(frame).nbytes for frame in frames)
 
 
 def _count(zmq_utils: ModuleType) -> None:
     message = zmq_utils.ZMQMessage
 
-    def serialize(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    def serialize(wrapped: Callable[..., T], instance: "ZMQMessage", args: tuple, kwargs: dict) -> T:
         frames = wrapped(*args, **kwargs)
         sent = instance.request_type.name == "PUT_DATA"
         _note("put" if sent else "", _size(frames) if sent else 0)
         return frames
 
-    def deserialize(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    def deserialize(wrapped: "Callable[..., ZMQMessage]", instance: object, args: tuple, kwargs: dict) -> "ZMQMessage":
         found = wrapped(*args, **kwargs)
         if found.request_type.name == "GET_DATA_RESPONSE":
             _note("get", _size(args[0]))
@@ -52,7 +57,7 @@ def _count(zmq_utils: ModuleType) -> None:
 
 
 def _mark_steps(v1: ModuleType) -> None:
-    def step(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    def step(wrapped: Callable[..., T], instance: object, args: tuple, kwargs: dict) -> T:
         start = time.time()
         batch = wrapped(*args, **kwargs)
         with open(Path(os.environ[FOLDER]) / "steps.txt", "a") as file:

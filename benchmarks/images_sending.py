@@ -10,13 +10,13 @@ import argparse
 import asyncio
 import statistics
 import time
-from typing import Any
 
 import numpy as np
 import ray
 import report
 from PIL import Image
 
+from verl_mars.fields import FieldDict
 from verl_mars.images.once import PromptImages
 from verl_mars.images.sending import SendsImagesOnce
 
@@ -30,7 +30,7 @@ ARMS = ("calls", "once")
 class Server:
     """Looks at the images of a call."""
 
-    async def generate(self, image_data: list[Any]) -> int:
+    async def generate(self, image_data: list[Image.Image]) -> int:
         """Sum of a corner of each image."""
         return sum(int(np.asarray(image)[0, 0].sum()) for image in image_data)
 
@@ -41,13 +41,13 @@ class Client:
     def __init__(self) -> None:
         self.server = Server.remote()
 
-    async def generate(self, image_data: list[Any]) -> int:
+    async def generate(self, image_data: list[Image.Image]) -> int:
         """One session."""
         return await self.server.generate.remote(image_data=image_data)
 
 
 async def prompt(
-    client: Any, owners: dict[int, PromptImages], arm: str, images: list[Any], sessions: int
+    client: Client, owners: dict[int, PromptImages], arm: str, images: list[Image.Image], sessions: int
 ) -> list[float]:
     """CPU seconds of this process, and seconds, for one prompt."""
     fresh = [image.copy() for image in images]
@@ -62,7 +62,7 @@ async def prompt(
     return [time.process_time() - cpu, time.perf_counter() - start]
 
 
-def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, client: Client) -> dict[str, Any]:
+def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, client: Client) -> FieldDict:
     """Both ways for so many prompts each."""
     random = np.random.default_rng(0)
     images = [Image.fromarray(random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)) for _ in range(count)]
@@ -70,7 +70,7 @@ def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, clie
     for number in range(2 * (prompts + 1)):
         arm = ARMS[number % 2]
         taken[arm].append(asyncio.run(prompt(client, {}, arm, images, sessions)))
-    case: dict[str, Any] = {}
+    case: FieldDict = {}
     for column, name in enumerate(("cpu_seconds", "seconds")):
         pairs = [(a[column], b[column]) for a, b in zip(taken["calls"][1:], taken["once"][1:], strict=True)]
         for arm, values in zip(ARMS, zip(*pairs, strict=True), strict=True):
@@ -79,7 +79,7 @@ def measure(size: tuple[int, int], count: int, sessions: int, prompts: int, clie
     return case
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """The figures as Markdown."""
     head = ["pictures", "n + K"]
     rows = [[case["size"], str(case["sessions"])] for case in result["cases"]]

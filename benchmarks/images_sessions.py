@@ -20,11 +20,13 @@ import numpy as np
 import report
 import transfer_queue as tq
 from PIL import Image
+from tensordict import TensorDict
 from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
 from verl.workers.rollout.replica import TokenOutput
 
+from verl_mars.fields import FieldDict
 from verl_mars.methods.table import method_of
 from verl_mars.preflight.doctor import compose_recipe
 from verl_mars.rollout.image_sharing import SharesImages
@@ -38,7 +40,7 @@ ARMS = ("copies", "once")
 class Engine:
     """Answers every request at once."""
 
-    async def generate(self, prompt_ids: list[int], **_: Any) -> TokenOutput:
+    async def generate(self, prompt_ids: list[int], **_: object) -> TokenOutput:
         """Two tokens."""
         return TokenOutput(token_ids=[30, 31], log_probs=[0.0, 0.0], num_preempted=0)
 
@@ -48,7 +50,7 @@ class Reward:
 
     class _Call:
         @staticmethod
-        async def remote(data: Any) -> dict[str, Any]:
+        async def remote(data: object) -> FieldDict:
             """The score of one session."""
             return {"reward_score": 1.0, "reward_extra_info": {}}
 
@@ -61,7 +63,7 @@ class Written:
     def __init__(self) -> None:
         self.bytes = 0
 
-    async def put(self, keys: Any, fields: Any = None, **_: Any) -> None:
+    async def put(self, keys: list[str], fields: TensorDict, **_: object) -> None:
         """As ``async_kv_batch_put``."""
         for name in fields.keys():
             for value in [fields[name]] if hasattr(fields[name], "nbytes") else fields[name]:
@@ -75,7 +77,7 @@ class Written:
             self.bytes += value.numel() * value.element_size()
 
     @staticmethod
-    async def tag(**_: Any) -> None:
+    async def tag(**_: object) -> None:
         """As ``async_kv_put``."""
 
 
@@ -104,7 +106,7 @@ def worker(arm: str, n: int, k: int, model: Path) -> SharesImages:
     return made
 
 
-def prompt(files: list[str], number: int) -> dict[str, Any]:
+def prompt(files: list[str], number: int) -> FieldDict:
     """A prompt whose every picture is a source."""
     content = [
         *({"type": "image", "image": file} for file in files),
@@ -148,7 +150,7 @@ def measure(arm: str, n: int, k: int, files: list[str], model: Path, prompts: in
     return {"cpu_seconds": statistics.median(seconds[1:]), "bytes": statistics.median(sizes[1:])}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """The figures as Markdown."""
     rows = []
     for case in result["cases"]:

@@ -10,9 +10,10 @@ import os
 import statistics
 import subprocess
 import sys
-from typing import Any
 
 import report
+
+from verl_mars.fields import FieldDict
 
 CODE = "import time; t = time.perf_counter(); import verl; print(time.perf_counter() - t)"
 POLICIES = {"without": "none", "with": "auto"}
@@ -26,7 +27,7 @@ def seconds(policy: str) -> float:
     return float(run.stdout.strip().splitlines()[-1])
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     cells = [(result[name]["median"], result[name]["min"], result[name]["max"]) for name in (*POLICIES, "added")]
     row = ["{:.2f} ({:.2f}-{:.2f})".format(*cell) for cell in cells]
     head = ["`import verl` without the plugin, s", "with it, s", "added, s"]
@@ -40,7 +41,7 @@ def main() -> None:
     for policy in POLICIES.values():
         seconds(policy)
     pairs = [{name: seconds(policy) for name, policy in POLICIES.items()} for _ in range(runs)]
-    result: dict[str, Any] = report.about("verl", "torch", "transformers") | {"pairs": runs}
+    result: FieldDict = report.about("verl", "torch", "transformers") | {"pairs": runs}
     seen = {name: [pair[name] for pair in pairs] for name in POLICIES}
     seen["added"] = [pair["with"] - pair["without"] for pair in pairs]
     for name, values in seen.items():

@@ -4,7 +4,8 @@ import json
 import random
 import string
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from verl_mars.fields import Fields
 
 TRUTHS = {
     "grounding": {
@@ -54,7 +55,7 @@ def mutate(text: str, rng: random.Random) -> str:
     return text
 
 
-def outputs(number: int, seed: int = 0, of: Mapping[str, Mapping[str, Any]] = TRUTHS) -> Iterator[tuple[str, str, str]]:
+def outputs(number: int, seed: int = 0, of: Mapping[str, Fields] = TRUTHS) -> Iterator[tuple[str, str, str]]:
     """(task, ground truth, output), ``number`` of them."""
     rng = random.Random(seed)
     truths = {task: json.dumps(truth) for task, truth in of.items()}

@@ -19,13 +19,13 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import report
 from PIL import Image
 
 from verl_mars.data.schema import write_rows
+from verl_mars.fields import FieldDict
 
 ROWS, VIEWS = 2000, 4
 SIDE = 448
@@ -106,7 +106,7 @@ def write(folder: Path, rows: int) -> tuple[Path, int]:
     return file, len(picture)
 
 
-def measure(rows: int) -> dict[str, Any]:
+def measure(rows: int) -> FieldDict:
     """Run the probe in a process and ask the system what it took."""
     here, there = multiprocessing.Pipe()
     server = multiprocessing.Process(target=serve, args=(there,), daemon=True)
@@ -141,7 +141,7 @@ def measure(rows: int) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     head = ["requests", "images", "CPU a request, ms", "peak memory, MB", "report of 500 rows, MB"]
     images = f"2 of {result['image_bytes'] / 1000:.0f} KB a row"
     figures = [f"{result['milliseconds_a_request']:.1f}", f"{result['megabytes']:.0f}"]

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from verl_mars.fields import FieldDict
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
-def about(*packages: str) -> dict[str, Any]:
+def about(*packages: str) -> FieldDict:
     """The day, the machine, and the versions of Python and of these packages."""
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -48,13 +49,13 @@ def _first_core() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str) -> FieldDict:
     """The figures of the last run; empty where there was none."""
     file = RESULTS / f"{name}.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def publish(name: str, result: dict[str, Any], table: str) -> None:
+def publish(name: str, result: FieldDict, table: str) -> None:
     """Print a table, write the figures, and put the table into the page."""
     file = RESULTS / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
@@ -77,7 +78,7 @@ def exchange(page: str, name: str, table: str) -> str:
     return f"{before}{first}\n{table}\n{last}{after}"
 
 
-def where(result: dict[str, Any]) -> str:
+def where(result: FieldDict) -> str:
     """A sentence: when a table was measured, and on what."""
     machine = result["machine"]
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())

@@ -14,12 +14,12 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mutants
 from rich.console import Console
 from rich.table import Table
 
+from verl_mars.fields import FieldDict
 from verl_mars.reward import compute_score
 from verl_mars.tasks import TASKS, math_process
 
@@ -36,7 +36,7 @@ def thought(rng: random.Random) -> str:
     return " ".join(rng.choices(WORDS, k=rng.randint(30, 700)))
 
 
-def usual(task: str, number: int, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
+def usual(task: str, number: int, seed: int) -> list[tuple[str, str, FieldDict]]:
     """(response, ground truth, extra_info) as a trained model gives them: about two in three right."""
     rng = random.Random(seed)
     rows = []
@@ -46,7 +46,7 @@ def usual(task: str, number: int, seed: int) -> list[tuple[str, str, dict[str, A
             for _ in range(rng.randint(1, 11)):
                 x, y = rng.randint(0, 1100), rng.randint(0, 800)
                 boxes.append([x, y, x + rng.randint(20, 150), y + rng.randint(40, 200)])
-            truth: dict[str, Any] = {"boxes": boxes, "labels": ["person"] * len(boxes), "frame": 0, "size": SIZE}
+            truth: FieldDict = {"boxes": boxes, "labels": ["person"] * len(boxes), "frame": 0, "size": SIZE}
             said = [[value * 1.01 + rng.randint(-6, 6) for value in box] for box in boxes if rng.random() < 0.9]
             items = [{"bbox_2d": [round(v) for v in box], "label": "person"} for box in said]
             answer = f"```json\n{json.dumps(items)}\n```"
@@ -71,7 +71,7 @@ def usual(task: str, number: int, seed: int) -> list[tuple[str, str, dict[str, A
     return rows
 
 
-def milliseconds(call: Callable[[], Any], clock: Callable[[], float] = time.thread_time) -> float:
+def milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
     start = clock()
     call()
     return 1000.0 * (clock() - start)
@@ -90,7 +90,7 @@ def measure_usual(task: str, number: int, repeats: int) -> dict[str, float]:
     return {"median_ms": min(medians), "p99_ms": min(tails), "max_ms": min(worst)}
 
 
-def measure_giants(task: str) -> dict[str, Any]:
+def measure_giants(task: str) -> FieldDict:
     truth = json.dumps({**mutants.TRUTHS, "math": {"answer": "1"}, "ocr": {"answers": ["Exit 42"]}}[task])
     slowest, name_of_slowest = 0.0, ""
     for name, text in mutants.giants(100_000).items():

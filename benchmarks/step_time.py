@@ -34,11 +34,11 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import report
 from step_time_arms import ARMS, arm_of
 
+from verl_mars.fields import FieldDict
 from verl_mars.toy.runs import run_main
 
 PROMPTS = 16
@@ -54,7 +54,7 @@ Steps = list[dict[str, float]]
 
 def toy_rows(
     k: int, batches: int, folder: Path, arms: int = len(ARMS), prompts: int = PROMPTS, side: int | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[FieldDict]:
     """Rows of so many batches, each of which comes once for each arm, and the pictures that they name.
 
     Args:
@@ -72,7 +72,7 @@ def toy_rows(
 
     pictures = PICTURES[k]
     scenes = make_scenes(batches * prompts * pictures // IMAGES, 0, TRAINING)
-    made: list[dict[str, Any]] = []
+    made: list[FieldDict] = []
     for prompt in range(batches * prompts):
         own = range(prompt * pictures // IMAGES, (prompt + 1) * pictures // IMAGES)
         paths = [str(folder / f"{scene}_{number}.png") for scene in own for number in range(IMAGES)]
@@ -159,7 +159,7 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(values), 4), "low": round(found.low, 4), "high": round(found.high, 4)}
 
 
-def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> dict[str, Any]:
+def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> FieldDict:
     """The figures of a run."""
     arms: dict[str, Steps] = {arm: [] for arm in ARMS}
     for step, data in enumerate(metrics, 1):
@@ -167,7 +167,7 @@ def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> dict[str, An
         assert ("mars/anchor_tokens" in data) == (arm != "grpo"), f"step {step} is not of arm {arm}"
         if step > discard * len(ARMS):
             arms[arm].append(figures(data, k, rollouts))
-    result: dict[str, Any] = {"rollouts": rollouts, "blocks": len(arms["grpo"]), "arms": {}}
+    result: FieldDict = {"rollouts": rollouts, "blocks": len(arms["grpo"]), "arms": {}}
     for arm, steps in arms.items():
         result["arms"][arm] = {name: spread([step[name] for step in steps]) for name in steps[0]}
     for arm, other in (("mars", "grpo"), ("two_phase", "grpo"), ("mars", "two_phase")):
@@ -185,7 +185,7 @@ def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> dict[str, An
     return result
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: FieldDict) -> str:
     """All figures in Markdown."""
     rows, verdicts = [], []
     for k, part in result["parts"].items():

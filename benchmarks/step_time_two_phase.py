@@ -6,14 +6,15 @@ last one is done its fused sessions start.
 """
 
 import asyncio
-from typing import Any
 
 import ray
 from omegaconf import DictConfig, open_dict
 from step_time_arms import ARMS, arm_of
+from tensordict import TensorDict
 from verl.utils.debug import marked_timer
 
 from verl_mars import _compat
+from verl_mars.fields import FieldDict
 from verl_mars.methods import Method
 from verl_mars.methods.table import method_of
 from verl_mars.rollout.manager import MarsAgentLoopManager
@@ -21,8 +22,9 @@ from verl_mars.rollout.worker import MarsAgentLoopWorker
 from verl_mars.rows import Anchors
 from verl_mars.trainer.divergence_worker import WORKERS
 from verl_mars.trainer.modes import MarsTrainerSync
+from verl_mars.views import Row
 
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, FieldDict] = {
     "grpo": {"adv_estimator": "grpo"},
     "mars": {"adv_estimator": "mars"},
     "two_phase": {"adv_estimator": "mars"},
@@ -43,29 +45,29 @@ def method_of_step(config: DictConfig, step: int) -> Method:
 class ArmsWorker(MarsAgentLoopWorker):
     """Rolls out the prompts of each step as its arm does."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.mono_only = False
         self.of_first_phase: dict[str, Anchors] = {}
 
-    async def generate_sequences(self, batch: Any) -> None:
+    async def generate_sequences(self, batch: TensorDict) -> None:
         self.method = method_of_step(self.config, int(batch["global_steps"]))
         await super().generate_sequences(batch)
 
-    async def roll_out_first_phase(self, batch: Any) -> None:
+    async def roll_out_first_phase(self, batch: TensorDict) -> None:
         """All mono sessions of these prompts, from start to score."""
         self.mono_only = True
         await super().generate_sequences(batch)
         await asyncio.gather(*self.background_tasks)
         self.mono_only = False
 
-    async def _run_prompt(self, prompt: Any, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+    async def _run_prompt(self, prompt: Row, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         if not self.mono_only:
             return await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         anchors = await self._roll_out_anchors(dict(prompt), sampling_params, trajectory, "")
         self.of_first_phase[prompt["uid"]] = anchors
 
-    async def _roll_out_anchors(self, prompt: Any, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
+    async def _roll_out_anchors(self, prompt: Row, sampling_params: dict, trajectory: dict, known: str) -> Anchors:
         done = self.of_first_phase.pop(prompt["uid"], None)
         if done is not None:
             return done
@@ -75,11 +77,11 @@ class ArmsWorker(MarsAgentLoopWorker):
 class ArmsManager(MarsAgentLoopManager):
     """Ends the first phase of all workers before their second begins, where the arm has two."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(ArmsWorker)
 
-    def generate_sequences(self, prompts: Any) -> None:
+    def generate_sequences(self, prompts: TensorDict) -> None:
         if arm_of(int(prompts["global_steps"])) == "two_phase":
             chunks = prompts.chunk(len(self.agent_loop_workers))
             pairs = zip(self.agent_loop_workers, chunks, strict=False)

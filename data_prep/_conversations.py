@@ -1,11 +1,12 @@
 """Records in LLaVA's form: a list of images and turns of ``human`` and ``gpt``."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 
 IMAGE_TAG = re.compile(r"<image(?: \d{1,3})?>")
 MultiTurn = Literal["reject", "first"]
@@ -28,7 +29,7 @@ class Conversation(BaseModel):
 
     image: list[Text] | Text
     conversations: list[Turn] = Field(min_length=2, max_length=1000)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: FieldDict = Field(default_factory=dict)
 
     @property
     def images(self) -> list[str]:

@@ -27,6 +27,7 @@ from verl_mars.data.sample import (
 )
 from verl_mars.data.tables import Line, lines_of
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
@@ -56,9 +57,9 @@ class Record:
     origin: str
     sample_id: str
     question: str
-    answer: Any
-    images: list[Any]
-    choices: Any = None
+    answer: object
+    images: list[object]
+    choices: object = None
     labels: list[str] | None = None
     split: str | None = None
     group: str | None = None
@@ -135,7 +136,7 @@ def _choices(value: Any) -> list[str] | None:
 
 
 def _truth(
-    question: str, answer: Any, choices: list[str] | None, record: Record, options: RecordOptions
+    question: str, answer: object, choices: list[str] | None, record: Record, options: RecordOptions
 ) -> tuple[str, Boxes | Truth]:
     task = options.task
     if answer is None or answer == "" or (isinstance(answer, list) and not answer and task != "grounding"):
@@ -167,7 +168,7 @@ def _truth(
     return name, TASKS[name].read({"answers": answers})
 
 
-def _boxes_in(answer: Any) -> tuple[list[Any] | None, list[str] | None]:
+def _boxes_in(answer: object) -> tuple[list[object] | None, list[str] | None]:
     """Boxes and labels of an answer in Qwen's form, or boxes of a bare list; None if it holds no boxes."""
     if isinstance(answer, str) and answer.lstrip().startswith("["):
         try:
@@ -189,7 +190,7 @@ def _boxes_in(answer: Any) -> tuple[list[Any] | None, list[str] | None]:
 # ---------------------------------------------------------------- images and sources
 
 
-def _sources(images: list[Any], spec: str) -> tuple[SourceSample, ...]:
+def _sources(images: list[object], spec: str) -> tuple[SourceSample, ...]:
     refs = [_image(image, position) for position, image in enumerate(images)]
     if not spec.strip():
         names = ["image"] if len(refs) == 1 else [f"image_{number + 1}" for number in range(len(refs))]
@@ -225,7 +226,7 @@ def _positions(places: str, refs: list[ImageRef]) -> Iterator[int]:
         )
 
 
-def _image(image: Any, position: int) -> ImageRef:
+def _image(image: object, position: int) -> ImageRef:
     """An entry of ``images``: a path, ``{path}``, ``{image: path}``, ``{bytes}``, or a data URL."""
     at = f"images[{position}]"
     content = None
@@ -278,12 +279,12 @@ class RecordConverter(Converter):
                 findings.counts[f"records whose key {key[:60]!r} is not read"] += 1
 
 
-def first_of(content: Mapping[str, Any], *keys: str) -> Any:
+def first_of(content: Fields, *keys: str) -> Any:
     """The value of the first key that is there; None if none is."""
     return next((content[key] for key in keys if content.get(key) is not None), None)
 
 
-def needed(content: Mapping[str, Any], *keys: str) -> Any:
+def needed(content: Fields, *keys: str) -> Any:
     """As :func:`first_of`.
 
     Raises:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -115,7 +114,7 @@ def _sample(
     unknown = next((a.category_id for a in annotations if a.category_id not in names), None)
     if unknown is not None:
         raise SampleError("annotation", f"category {unknown} is not in `categories`", "category_id")
-    size: Any = (picture.width, picture.height) if picture.width and picture.height else None
+    size = (picture.width, picture.height) if picture.width and picture.height else None
     labels = [names[annotation.category_id] for annotation in annotations]
     boxes = boxes_of([annotation.bbox for annotation in annotations], labels, "xywh", size=size)
     file = f"{options.folder}/{picture.file_name}".lstrip("/")

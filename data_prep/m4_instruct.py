@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +13,7 @@ from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records
 from verl_mars.data.sample import Converter, Findings, ImageRef, Options, Reject, Sample, SourceSample, attempt
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks.mcq import McqTruth
 
 from ._conversations import Conversation, MultiTurn, without_tags
@@ -79,7 +80,7 @@ class M4Instruct(Converter):
             )
 
 
-def _subset(record: Any) -> Subset | None:
+def _subset(record: object) -> Subset | None:
     """Which of the two parts a record belongs to, by its metadata or by its images' folder."""
     if not isinstance(record, Mapping):
         return None
@@ -96,7 +97,7 @@ def _subset(record: Any) -> Subset | None:
 
 
 def _sample(
-    record: Mapping[str, Any],
+    record: Fields,
     subset: Subset,
     sample_id: str,
     origin: str,
@@ -123,7 +124,7 @@ def _sample(
     return make(text, answer, images, shared)
 
 
-def six_views(text: str, answer: str, images: list[str], shared: Mapping[str, Any]) -> Sample:
+def six_views(text: str, answer: str, images: list[str], shared: Fields) -> Sample:
     """A question about six cameras; ``text`` is instruction and question."""
     question = text.rpartition("Question:")[2].strip()
     alone = f"This is the view of one of six cameras. {question}"
@@ -134,7 +135,7 @@ def six_views(text: str, answer: str, images: list[str], shared: Mapping[str, An
     return Sample(task="vqa", question=question, truth=split_aliases(answer), sources=sources, **shared)
 
 
-def two_covers(text: str, answer: str, images: list[str], shared: Mapping[str, Any]) -> Sample:
+def two_covers(text: str, answer: str, images: list[str], shared: Fields) -> Sample:
     """A question about two book covers with choices by letter."""
     asked, choices = split_choices(text)
     question = f"{asked.rpartition('Question:')[2].strip()}\n{list_choices(choices)}"

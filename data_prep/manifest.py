@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -25,6 +25,7 @@ from verl_mars.data.sample import (
     attempt,
 )
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.tasks import TASKS, task_named
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
@@ -35,7 +36,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Numbers = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
 
 
-def _number_as_text(value: Any) -> Any:
+def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -185,11 +186,12 @@ def _with_choices(question: str, choices: list[str] | None) -> str:
 
 
 A = TypeVar("A", bound=Answer)
+T = TypeVar("T")
 
 
 def _cleaned(answer: A, findings: Findings) -> A:
     """The answer without markup of other formats, each removal counted."""
-    changes: dict[str, Any] = {}
+    changes: FieldDict = {}
     if isinstance(answer.answer, str):
         changes["answer"] = bare_answer(answer.answer, findings)
     elif answer.answer:
@@ -211,7 +213,7 @@ def _refuse_unused(answer: Answer, task: str, where: str) -> None:
         raise SampleError("record", message, where + unused[0])
 
 
-def _task_of(entry: Entry) -> Any:
+def _task_of(entry: Entry) -> str:
     """The task that the answer belongs to."""
     answered = {"grounding": entry.boxes, "mcq": entry.letter, "count": entry.count, "vqa": entry.answer}
     tasks = [task for task, value in answered.items() if value is not None]
@@ -245,7 +247,7 @@ def _truth(answer: Answer, task: str, default_frame: int, options: ManifestOptio
     return TASKS[task].read({"answers": [text] if isinstance(text, str) else text})
 
 
-def _needed(value: Any, name: str, task: str) -> Any:
+def _needed(value: T | None, name: str, task: str) -> T:
     if value is None:
         raise SampleError("record", f"task {task} needs {name}", name)
     return value

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -21,6 +21,7 @@ from verl_mars.data.sample import (
     attempt,
 )
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.tasks.mcq import McqTruth
 from verl_mars.tasks.vqa import VqaTruth
 
@@ -56,7 +57,7 @@ class Item(BaseModel):
     role: Literal["user"]
     content: list[Part]
     ground_truth: Text | list[tuple[float, float, float, float]]
-    extra_info: dict[str, Any] = Field(default_factory=dict)
+    extra_info: FieldDict = Field(default_factory=dict)
 
 
 class MarsEvalOptions(Options):
@@ -114,14 +115,16 @@ class MarsEval(Converter):
                 )
 
 
-def _sample(record: Any, subset: str, number: int, origin: str, image_folder: str, renamed: dict[str, str]) -> Sample:
+def _sample(
+    record: Fields, subset: str, number: int, origin: str, image_folder: str, renamed: dict[str, str]
+) -> Sample:
     item = parsed(Item, record)
     images = [_place(part.image, image_folder, renamed) for part in item.content if part.type == "image"]
     text = " ".join(part.text or "" for part in item.content if part.type == "text").strip()
     if len(images) != _IMAGES[subset]:
         raise SampleError("image_count", f"{len(images)} images, {subset} has {_IMAGES[subset]}", "content")
     stem = images[0].rpartition("/")[2].rpartition(".")[0]
-    shared: dict[str, Any] = {
+    shared: FieldDict = {
         "origin": origin,
         "split": "test",
         "group": f"{subset}-{stem}",

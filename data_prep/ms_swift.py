@@ -1,7 +1,6 @@
 """ms-swift JSONL: ``messages``, ``images``, ``solution``, and ``objects`` for grounding."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from verl_mars.data.box_forms import BoxUnit
 from verl_mars.data.sample import Findings
@@ -10,7 +9,7 @@ from verl_mars.data_prep._records import Record, RecordConverter, RecordOptions,
 from verl_mars.errors import SampleError
 
 KEYS = frozenset(["id", "messages", "images", "solution", "objects", "channel"])
-UNITS: dict[Any, BoxUnit] = {None: "pixels", "real": "pixels", "norm1000": "thousandths", "norm1": "fractions"}
+UNITS: dict[object, BoxUnit] = {None: "pixels", "real": "pixels", "norm1000": "thousandths", "norm1": "fractions"}
 """``objects.bbox_type`` -> unit of the boxes."""
 
 
@@ -41,7 +40,7 @@ class MsSwift(RecordConverter):
             raise SampleError("record", f"{len(said['user'])} turns, one is read", "messages")
         findings.counts["system messages left out"] += "system" in said
         question = said["user"][0]
-        answer: Any = first_of(content, "solution")
+        answer = first_of(content, "solution")
         if answer is None and said.get("assistant"):
             answer = said["assistant"][-1]
         labels, unit = None, None

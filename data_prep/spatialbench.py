@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -22,6 +22,7 @@ from verl_mars.data.sample import (
     attempt,
 )
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.count import CountTruth
 from verl_mars.tasks.vqa import VqaTruth
@@ -84,7 +85,7 @@ class SpatialBench(Converter):
         present = [category for category in CATEGORIES if root.has(f"{category}.json")]
         if not present:
             root.need(f"{CATEGORIES[0]}.json", self.layout)
-        records: list[tuple[str, int, Any]] = []
+        records: list[tuple[str, int, FieldDict]] = []
         for category in present:
             records += [(category, n, record) for n, record in enumerate(json_records(root.file(f"{category}.json")))]
             if len(records) > _MAX_RECORDS:
@@ -94,7 +95,7 @@ class SpatialBench(Converter):
             yield from _bench_samples(category, number, record, groups, options)
 
 
-def _groups(records: list[tuple[str, int, Any]]) -> SharedGroups:
+def _groups(records: list[tuple[str, int, FieldDict]]) -> SharedGroups:
     groups = SharedGroups()
     for category, number, record in records:
         image = record.get("image") if isinstance(record, dict) else None
@@ -105,7 +106,7 @@ def _groups(records: list[tuple[str, int, Any]]) -> SharedGroups:
 
 
 def _bench_samples(
-    category: str, number: int, record: Any, groups: SharedGroups, options: SpatialBenchOptions
+    category: str, number: int, record: Fields, groups: SharedGroups, options: SpatialBenchOptions
 ) -> Iterator[Sample | Reject]:
     origin = f"{category}.json, record {number}"
     pair = f"{category}-{number // 2 if category in _PAIRED else number}"
@@ -191,7 +192,7 @@ def _conversations(
         origin = f"{options.file}, record {number}"
         sample_id = str(record.get("id", number)) if isinstance(record, dict) else str(number)
 
-        def make(record: Any = record, sample_id: str = sample_id, origin: str = origin) -> Sample:
+        def make(record: Fields = record, sample_id: str = sample_id, origin: str = origin) -> Sample:
             conversation = parsed(Conversation, record)
             images = conversation.images
             if len(images) != 2:

@@ -1,7 +1,7 @@
 """SUN RGB-D: indoor RGB and depth from four sensors, with 2D boxes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from pydantic import Field
 from verl_mars.data.paths import Root
 from verl_mars.data.sample import Boxes, Converter, Findings, Options, Reject, Sample, attempt
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict, Fields
 
 from .spatialbench import rgb_and_depth
 
@@ -69,7 +70,7 @@ class SunRgbd(Converter):
             yield item
 
 
-def _sample(root: Root, frame: Any, origin: str, classes: list[str], splits: dict[str, str] | None) -> Sample:
+def _sample(root: Root, frame: FieldDict, origin: str, classes: list[str], splits: dict[str, str] | None) -> Sample:
     place = _place(str(_field(frame, "sequenceName")))
     folder = f"SUNRGBD/{place}"
     rgb = f"{folder}/image/{_field(frame, 'rgbname')}"
@@ -94,7 +95,7 @@ def _sample(root: Root, frame: Any, origin: str, classes: list[str], splits: dic
     )
 
 
-def _boxes(frame: Any, classes: list[str]) -> tuple[tuple[tuple[float, float, float, float], ...], tuple[str, ...]]:
+def _boxes(frame: Fields, classes: list[str]) -> tuple[tuple[tuple[float, float, float, float], ...], tuple[str, ...]]:
     boxes: list[tuple[float, float, float, float]] = []
     labels: list[str] = []
     for item in _structs(frame.get("groundtruth2DBB")):
@@ -156,14 +157,14 @@ def _load_mat(path: Path, key: str) -> Any:
     return [value] if isinstance(value, dict | str) else value
 
 
-def _structs(value: Any) -> list[dict[str, Any]]:
+def _structs(value: FieldDict | Iterable[object] | None) -> list[FieldDict]:
     """A MATLAB struct array, which is a dict where it has one element and an empty array where it has none."""
     if isinstance(value, dict):
         return [value]
     return [item for item in value if isinstance(item, dict)] if value is not None else []
 
 
-def _field(item: Any, name: str) -> Any:
+def _field(item: object, name: str) -> Any:
     if not isinstance(item, dict) or name not in item:
         raise SampleError("annotation", f"no {name} in the entry")
     return item[name]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from verl_mars.data.sample import Findings
 from verl_mars.data.tables import Line
@@ -44,7 +43,7 @@ class VerlParquet(RecordConverter):
         )
 
 
-def _asked(prompt: Any) -> str:
+def _asked(prompt: object) -> str:
     """The text of the last message of the user."""
     messages = [message for message in as_list(prompt) if isinstance(message, Mapping)]
     asked = [message.get("content") for message in messages if message.get("role") == "user"]
@@ -53,7 +52,7 @@ def _asked(prompt: Any) -> str:
     return asked[-1]
 
 
-def _plain(truth: Any) -> Any:
+def _plain(truth: object) -> object:
     """A ground truth without the mapping that some tools put it into as JSON text."""
     if isinstance(truth, str) and truth.lstrip().startswith("{"):
         try:

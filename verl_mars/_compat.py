@@ -7,7 +7,19 @@ every entry of :data:`HOOKS`.
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from ray.actor import ActorClass, ActorHandle
+    from tensordict import TensorDict
+    from torch import Tensor
+    from torch.library import Library
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from verl.single_controller.ray import RayWorkerGroup
+    from verl.trainer.ppo.utils import Role
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ def agent_loop_worker_class() -> type:
     return AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
 
 
-def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) -> None:
+def exchange_worker_classes(classes: "dict[Role, ActorClass]", ours: Mapping[type, type]) -> None:
     """Put our subclass of an actor worker in place of verl's, for each role that has one.
 
     verl's trainers write Ray's actor classes into ``role_worker_mapping``; the plain class inside has no public name.
@@ -119,7 +131,7 @@ def exchange_worker_classes(classes: dict[Any, Any], ours: Mapping[type, type]) 
     classes.update({role: ray.remote(ours[worker]) for role, worker in plain.items() if worker in ours})
 
 
-def actor_id(actor: Any) -> str:
+def actor_id(actor: "ActorHandle") -> str:
     """The id of an actor in Ray's errors. Ray's handles have it under a private name only."""
     return actor._actor_id.hex()
 
@@ -132,7 +144,7 @@ def cpus_for_ray() -> int:
     return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
-def use_base_mode(config: Any, base_mode: str) -> None:
+def use_base_mode(config: "DictConfig", base_mode: str) -> None:
     """Tell verl's trainer that it runs in its own mode ``base_mode``.
 
     ``PPOTrainer`` compares ``trainer.v1.trainer_mode`` with ``"sync"`` in eight places and takes every other name for
@@ -142,7 +154,7 @@ def use_base_mode(config: Any, base_mode: str) -> None:
     config.trainer.v1.trainer_mode = base_mode
 
 
-def exchange_replay_buffer_class(buffer: Any, sync_class: type, async_class: type) -> None:
+def exchange_replay_buffer_class(buffer: "ReplayBuffer", sync_class: type, async_class: type) -> None:
     """Turn verl's built-in replay buffer into our subclass of it; a buffer of the user's own stays as it is.
 
     verl takes a class of ours through ``trainer.v1.sampler.custom_sampler``, but passes its own group-filter settings
@@ -155,7 +167,7 @@ def exchange_replay_buffer_class(buffer: Any, sync_class: type, async_class: typ
         buffer.__class__ = ours
 
 
-def data_parallel_size(worker_group: Any) -> int:
+def data_parallel_size(worker_group: "RayWorkerGroup") -> int:
     """The number of data-parallel ranks of verl's actor workers.
 
     verl cuts a batch among its ranks and refuses one that does not divide. It asks the workers themselves who is which
@@ -166,7 +178,7 @@ def data_parallel_size(worker_group: Any) -> int:
     return max(worker_group._dispatch_info["actor"]) + 1
 
 
-_torchvision_ops: Any = None
+_torchvision_ops: "Library | None" = None
 
 
 def define_missing_torchvision_ops() -> None:
@@ -201,7 +213,7 @@ def keep_equal_mrope_rows(tensordict_utils: Any) -> None:
     ragged in dimension 2, unbinding it fails. Such a tensor is rebuilt here. Goes when verl checks the offsets.
     """
 
-    def maybe_fix_3d_position_ids(data: Any) -> None:
+    def maybe_fix_3d_position_ids(data: "TensorDict") -> None:
         if "position_ids" not in data.keys():
             return
         positions = data["position_ids"]
@@ -217,7 +229,7 @@ def keep_equal_mrope_rows(tensordict_utils: Any) -> None:
     tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
 
 
-def average_vision_output(modeling_outputs: Any) -> None:
+def average_vision_output(modeling_outputs: ModuleType) -> None:
     """Repair a micro-batch without images for the Qwen2-VL family, on any device.
 
     For such a batch verl adds ``0.0 * visual(zeros).mean()`` to the embeddings, so that the vision tower takes part in
@@ -227,7 +239,7 @@ def average_vision_output(modeling_outputs: Any) -> None:
     unpacks the output there as it does for real images.
     """
 
-    def mean(self: Any) -> Any:
+    def mean(self: "BaseModelOutputWithPooling") -> "Tensor":
         return (self.last_hidden_state if self.pooler_output is None else self.pooler_output).mean()
 
     if not hasattr(modeling_outputs.BaseModelOutputWithPooling, "mean"):

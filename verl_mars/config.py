@@ -4,11 +4,14 @@ import difflib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from verl_mars.errors import SampleError, UserError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound="Settings")
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -21,7 +24,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @classmethod
-    def from_mapping(cls: type[Model], values: Any, where: str) -> Model:
+    def from_mapping(cls: type[Model], values: object, where: str) -> Model:
         """Settings from a section of a configuration.
 
         Args:
@@ -41,7 +44,7 @@ class Settings(BaseModel):
             raise UserError("\n".join(fault.sentence for fault in faults(error, cls, where))) from None
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Mappings and sequences, OmegaConf's included, as dicts and lists."""
     if hasattr(value, "items"):
         return {key: plain(inner) for key, inner in value.items()}
@@ -76,14 +79,14 @@ def faults(error: ValidationError, model: type[BaseModel] | None = None, where: 
             that are allowed, and the branches of a union count as one fault.
         where: prefix of every key.
     """
-    items: list[Any] = error.errors()
-    by_place: dict[str, list[Any]] = {}
+    items = error.errors()
+    by_place: dict[str, list[ErrorDetails]] = {}
     for item in sorted(items, key=lambda item: item["type"] != "extra_forbidden"):
         by_place.setdefault(_place(item, model)[0], []).append(item)
     return [_fault(".".join(filter(None, (where, place))), group, model) for place, group in by_place.items()]
 
 
-def parsed(model: type[AnyModel], value: Any, code: str = "record") -> AnyModel:
+def parsed(model: type[AnyModel], value: object, code: str = "record") -> AnyModel:
     """The value as this model.
 
     Raises:
@@ -109,7 +112,7 @@ def explain(error: ValueError, code: str, hint: str = "", model: type[BaseModel]
     return SampleError(code, text, first.key)
 
 
-def _fault(key: str, items: list[Any], model: type[BaseModel] | None) -> Fault:
+def _fault(key: str, items: "list[ErrorDetails]", model: type[BaseModel] | None) -> Fault:
     first = items[0]
     _, models = _place(first, model)
     if first["type"] == "extra_forbidden":
@@ -122,7 +125,7 @@ def _fault(key: str, items: list[Any], model: type[BaseModel] | None) -> Fault:
     return Fault(key, value, reason, first.get("ctx", {}).get("error"))
 
 
-def _reason(item: Any, models: set[type[BaseModel]]) -> str:
+def _reason(item: "ErrorDetails", models: set[type[BaseModel]]) -> str:
     if item["type"] == "model_type" and models:
         return f"Input should be an object with {', '.join(_keys(models))}"
     if item["type"] == "string_too_short" and not item["input"]:
@@ -145,7 +148,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
-def _place(item: Any, model: type[BaseModel] | None) -> tuple[str, set[type[BaseModel]]]:
+def _place(item: "ErrorDetails", model: type[BaseModel] | None) -> tuple[str, set[type[BaseModel]]]:
     """Where a fault is, as ``sources[0].images``, and the models whose keys are allowed there.
 
     pydantic also names the branches of a union that it tried, which are no keys of the value. Without the model they
@@ -166,12 +169,12 @@ def _place(item: Any, model: type[BaseModel] | None) -> tuple[str, set[type[Base
     return place, models
 
 
-def _annotations(model: type[BaseModel], key: str) -> list[Any]:
+def _annotations(model: type[BaseModel], key: str) -> list[object]:
     """The type of a key; none if the model does not have it."""
     return [info.annotation for name, info in model.model_fields.items() if key in (name, info.alias)]
 
 
-def _models_in(annotation: Any) -> set[type[BaseModel]]:
+def _models_in(annotation: object) -> set[type[BaseModel]]:
     """The models that a type holds, at any depth."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}

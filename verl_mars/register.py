@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import NoReturn
 
 import wrapt
 
@@ -60,7 +60,7 @@ def check_verl_version() -> None:
     warnings.warn(f"{found}; continuing untested, since {ANY_VERL}=1", stacklevel=2)
 
 
-def _load(path: str, *arguments: str) -> Any:
+def _load(path: str, *arguments: str) -> object:
     """The object at ``module:name``, called with the arguments if there are any.
 
     If it cannot be loaded, a stand-in that raises the reason when it is called.
@@ -76,7 +76,7 @@ def _load(path: str, *arguments: str) -> Any:
         if reason not in FAILURES:
             FAILURES.append(reason)
 
-        def refuse(*args: Any, **kwargs: Any) -> Any:
+        def refuse(*args: object, **kwargs: object) -> NoReturn:
             raise PluginError(reason)
 
         return refuse

@@ -6,18 +6,19 @@ that must see one source, so a source says what its tools get, or the row is ref
 
 import json
 from collections.abc import Mapping
-from typing import Any
+
+from verl_mars.fields import FieldDict, Fields
 
 TOOL_KEYS = ("tools_kwargs", "interaction_kwargs")
 """Keys of ``extra_info``, which verl's data set copies into the row."""
 
 
-def given_to_tools(kwargs: Any) -> bool:
+def given_to_tools(kwargs: object) -> bool:
     """Whether ``tools_kwargs`` or ``interaction_kwargs`` of a row hold anything; Parquet fills structs with nulls."""
     return isinstance(kwargs, Mapping) and any(value is not None for value in kwargs.values())
 
 
-def tools_of_session(row: Mapping[str, Any], source: Any, view: str) -> dict[str, Any]:
+def tools_of_session(row: Fields, source: object, view: str) -> FieldDict:
     """The fields of a session's row that tools and interactions get, as the source has them.
 
     Args:
@@ -28,7 +29,7 @@ def tools_of_session(row: Mapping[str, Any], source: Any, view: str) -> dict[str
     Raises:
         ValueError: the row hands something to tools, and the source does not say what they get instead.
     """
-    changed: dict[str, Any] = {}
+    changed: FieldDict = {}
     for key in TOOL_KEYS:
         own = None if source is None else getattr(source, key)
         extra = row.get("extra_info")

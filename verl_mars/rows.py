@@ -8,11 +8,17 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
-Tags = Sequence[Mapping[str, Any]]
+from verl_mars.fields import FieldDict, Fields
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+T = TypeVar("T")
+Tags = Sequence[Fields]
 """verl's tags of each row: ``is_padding``, ``response_len``, ``max_global_steps``, ..."""
 
 VIEW = "mars_view"
@@ -90,7 +96,7 @@ def counted_rows(keys: Sequence[str], tags: Tags) -> torch.Tensor:
     return counted & real_rows(tags)
 
 
-def as_list(column: Any) -> list[Any]:
+def as_list(column: Iterable[T]) -> list[T]:
     """The values of a non-tensor field from the data plane: a numpy array, a NonTensorStack or a LinkedList."""
     return column.tolist() if hasattr(column, "tolist") else list(column)
 
@@ -146,7 +152,7 @@ class Anchors:
         entries = [(*entry, {})[:4] for entry in json.loads(text)]
         return cls(tuple(Anchor(source, score, version, values=values) for source, score, version, values in entries))
 
-    def fields(self, values: Sequence[str] = ()) -> dict[str, Any]:
+    def fields(self, values: Sequence[str] = ()) -> FieldDict:
         """The fields of a row: :data:`ANCHOR_FIELDS`, and ``anchor_<name>`` for each further value by name."""
         return {
             "anchor_scores": torch.tensor([anchor.score for anchor in self.of_session], dtype=torch.float32),
@@ -160,7 +166,7 @@ class Anchors:
             },
         }
 
-    def details(self) -> list[dict[str, Any]]:
+    def details(self) -> list[FieldDict]:
         """:data:`ANCHOR_DETAILS`: {source, reward, acc, response} of each session, None for what is missing."""
         return [
             {
@@ -189,7 +195,7 @@ class AnchorRows:
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)  # (B, K) further values by name
 
     @classmethod
-    def from_columns(cls, data: Any, values: Sequence[str] = ()) -> "AnchorRows":
+    def from_columns(cls, data: "TensorDict", values: Sequence[str] = ()) -> "AnchorRows":
         """From the columns that :meth:`Anchors.fields` wrote."""
         return cls(
             anchor_matrix(data["anchor_scores"]),

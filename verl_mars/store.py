@@ -6,12 +6,17 @@ values (:func:`verl_mars.rows.as_list`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta as Batch
+
+from verl_mars.fields import Columns, Fields
+
+if TYPE_CHECKING:
+    from verl.experimental.agent_loop import AgentLoopManager
 
 __all__ = [
     "Batch",
@@ -34,17 +39,17 @@ _OBJECT = "object"
 """The only field of a partition of objects."""
 
 
-def read(batch: Batch, fields: Sequence[str]) -> Any:
+def read(batch: Batch, fields: Sequence[str]) -> TensorDict:
     """The named columns of a batch, rows in the order of its keys."""
     return read_keys(batch.keys, batch.partition_id, fields)
 
 
-def read_keys(keys: Sequence[str], partition: str, fields: Sequence[str]) -> Any:
+def read_keys(keys: Sequence[str], partition: str, fields: Sequence[str]) -> TensorDict:
     """The named columns of rows that are not a batch yet."""
     return tq.kv_batch_get(keys=list(keys), partition_id=partition, select_fields=list(fields))
 
 
-def write(batch: Batch, columns: Mapping[str, Sequence[Any]]) -> None:
+def write(batch: Batch, columns: Columns) -> None:
     """Add columns to the rows of a batch: a list of tensors, one a row, becomes a nested tensor; others stay values."""
     fields = {name: _column(rows) for name, rows in columns.items()}
     tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, len(batch)))
@@ -55,14 +60,14 @@ async def mark_failed(uid: str) -> None:
     await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure"})
 
 
-async def keep(partition: str, key: str, value: Any) -> None:
+async def keep(partition: str, key: str, value: object) -> None:
     """Store one object, such as a mapping of tensors, under a key of a separate partition. Tensors are not copied on
     their way out: nobody may write to them."""
     fields = TensorDict({_OBJECT: NonTensorStack(value)}, 1)
     await tq.async_kv_batch_put(keys=[key], partition_id=partition, fields=fields, tags=[{}])
 
 
-def keep_all(partition: str, values: Mapping[str, Any]) -> None:
+def keep_all(partition: str, values: Fields) -> None:
     """:func:`keep` for several objects by key, in one request; returns once they are stored."""
     if values:
         fields = TensorDict({_OBJECT: NonTensorStack(*values.values())}, len(values))
@@ -91,7 +96,7 @@ def clear(batch: Batch) -> None:
     tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
 
 
-def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -> None:
+def submit_validation(prompts: Fields, step: int, agent_loops: "AgentLoopManager") -> None:
     """Have prompts rolled out as validation does, into the partition ``val``.
 
     Args:
@@ -111,8 +116,8 @@ def submit_validation(prompts: Mapping[str, Any], step: int, agent_loops: Any) -
 
 def run_on_rows(
     partition: str,
-    rows: Mapping[str, Mapping[str, Any]],
-    tags: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, Fields],
+    tags: Sequence[Fields],
     run: Callable[[Batch], None],
     results: Sequence[str],
 ) -> dict[str, dict[str, torch.Tensor]]:

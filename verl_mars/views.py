@@ -24,11 +24,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field
 
 from verl_mars.config import Settings
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.row_tools import TOOL_KEYS, tools_of_session
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 MonoPrompt = Literal["repeat", "drop"]
-Row = dict[str, Any]
-Message = dict[str, Any]
+Row = FieldDict
+Message = FieldDict
 
 _OWN = ("prompt", "ground_truth", *TOOL_KEYS)
 _IMAGE_TAG = re.compile("(<image>)")
@@ -227,7 +228,7 @@ class Trajectory:
     response: Tensor  # (R,)
     response_mask: Tensor  # (R,) 1 where the policy sampled the token, 0 where a tool put it there
     position_ids: Tensor  # (P + R,), or (4, P + R) with mRoPE: place in the sequence, then time, row, column
-    visual_inputs: Mapping[str, Any]
+    visual_inputs: Fields
     """The processor's output for the images (verl's ``multi_modal_inputs``)."""
 
 
@@ -293,7 +294,7 @@ class Blind:
 class OtherPixels:
     """Other pixels under the same tokens: images of another view of the same sizes."""
 
-    visual_inputs: Mapping[str, Any]
+    visual_inputs: Fields
 
     def show(self, trajectory: Trajectory) -> Trajectory | None:
         """The trajectory with these visual inputs."""
@@ -314,7 +315,7 @@ def with_images(row: Row, images: Sequence[Image]) -> Row:
     return dict(row, raw_prompt=_exchange(messages, exchanged))
 
 
-def sources_of_row(row: Mapping[str, Any]) -> tuple[Source, ...]:
+def sources_of_row(row: Fields) -> tuple[Source, ...]:
     """The sources of a row, from its column ``sources``.
 
     Raises:
@@ -355,7 +356,7 @@ def image_parts(messages: Sequence[Message]) -> Iterator[Message]:
     return (part for part in parts_of(messages) if part["type"] == "image")
 
 
-def parts_of(messages: Sequence[Mapping[str, Any]]) -> Iterator[Message]:
+def parts_of(messages: Sequence[Fields]) -> Iterator[Message]:
     """The parts of a conversation's messages, in order; a message that is plain text has none."""
     for message in messages:
         if not isinstance(message["content"], str):

@@ -1,9 +1,8 @@
 """The tables and figures of docs/study.md, from the raw results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import report
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from study.arms import ARMS, TRACKS, Key
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.probe.statistics import holm
 from verl_mars.toy.report import STUDY
 from verl_mars.toy.world import REGIMES
@@ -28,7 +28,7 @@ PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"
 Floats = NDArray[np.float64]
 
 
-def read_runs(file: Path = RUNS) -> list[dict[str, Any]]:
+def read_runs(file: Path = RUNS) -> list[FieldDict]:
     """The finished runs, each with its :class:`~study.arms.Key` under ``key``."""
     if not file.exists():
         return []
@@ -36,24 +36,29 @@ def read_runs(file: Path = RUNS) -> list[dict[str, Any]]:
     return [row | {"key": Key(row["track"], row["warm_start"], row["arm"], row["seed"])} for row in rows]
 
 
-def curve(run: Mapping[str, Any], regime: str | None = None) -> Floats:
+def curve(run: Fields, regime: str | None = None) -> Floats:
     """Accuracy at each evaluation in percent, the one before training first."""
     points = run["evaluations"]
     return 100 * np.array([each["accuracy"] if regime is None else each["by_regime"][regime] for each in points])
 
 
-def area(run: Mapping[str, Any], regime: str | None = None) -> float:
+def area(run: Fields, regime: str | None = None) -> float:
     """Area under the curve: the mean accuracy over the evaluations of a training, in percent."""
     return float(curve(run, regime)[1:].mean())
 
 
-def final(run: Mapping[str, Any], regime: str | None = None) -> float:
+def final(run: Fields, regime: str | None = None) -> float:
     """Accuracy after the last step, in percent."""
     return float(curve(run, regime)[-1])
 
 
 def differences(
-    runs: Sequence[Mapping[str, Any]], track: str, arm: str, other: str, measure: Any, regime: str | None = None
+    runs: Sequence[Fields],
+    track: str,
+    arm: str,
+    other: str,
+    measure: Callable[[Fields, str | None], float],
+    regime: str | None = None,
 ) -> list[Floats]:
     """Paired differences arm - other: one array over the common seeds for each warm start."""
     found = {run["key"]: run for run in runs}
@@ -90,7 +95,7 @@ def _shown(samples: Sequence[Floats]) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def primary_table(runs: Sequence[Mapping[str, Any]]) -> str:
+def primary_table(runs: Sequence[Fields]) -> str:
     """The comparisons that were fixed before the runs, with p after Holm's correction."""
     found = {pair: differences(runs, *pair, area) for pair in PRIMARY}
     p_values = {f"{arm} - {other}": interval(found[track, arm, other])[3] for track, arm, other in PRIMARY}
@@ -106,7 +111,7 @@ def primary_table(runs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def equal_cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
+def equal_cost_table(runs: Sequence[Fields]) -> str:
     """MARS against GRPO with as many generations."""
     lines = ["| track | difference | runs | over training | at the end |", "|" + "---|" * 5]
     for track, arm, other in EQUAL_COST:
@@ -116,7 +121,7 @@ def equal_cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def in_verl_table(runs: Sequence[Mapping[str, Any]], in_verl: Sequence[Mapping[str, Any]]) -> str:
+def in_verl_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
     """The loop against verl, arm by arm: mean accuracy (sd), and verl - loop with Welch's t-interval over runs."""
     head = ["track", "arm", "runs: loop, verl"]
     for measure in ("over training", "at the end"):
@@ -142,7 +147,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} (sd {np.std(values, ddof=1):.1f})" if len(values) > 1 else mean
 
 
-def arms_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
+def arms_table(runs: Sequence[Fields], track: str) -> str:
     """Each arm: accuracy, and its paired difference from grpo. Descriptive."""
     head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -160,7 +165,7 @@ def arms_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
     return "\n".join(lines)
 
 
-def mechanism_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
+def mechanism_table(runs: Sequence[Fields], track: str) -> str:
     """Means over the training of what an arm did to its groups."""
     columns = {
         "solved": "groups all right",
@@ -190,7 +195,7 @@ def mechanism_table(runs: Sequence[Mapping[str, Any]], track: str) -> str:
     return "\n".join(lines)
 
 
-def tables(runs: Sequence[Mapping[str, Any]], in_verl: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
+def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = ()) -> dict[str, str]:
     """Every table of the page by the name of its marks."""
     present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
     found = {f"{track}-arms": arms_table(runs, track) for track in present}
@@ -204,9 +209,9 @@ def tables(runs: Sequence[Mapping[str, Any]], in_verl: Sequence[Mapping[str, Any
     return found
 
 
-def seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def seeds(runs: Sequence[Fields]) -> FieldDict:
     """What the demo says of other seeds: fused accuracy of grpo and mars at each evaluation of the first warm start."""
-    found: dict[str, Any] = {}
+    found: FieldDict = {}
     for track in TRACKS:
         for arm in ("grpo", "mars"):
             of_arm = [
@@ -235,7 +240,7 @@ def publish() -> str:
     return f"{len(runs)} runs: {RUNS}; tables: {PAGE}; figure: {FIGURE}"
 
 
-def draw(runs: Sequence[Mapping[str, Any]], file: Path = FIGURE) -> None:
+def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
     """Curves with bands of one standard error, and a forest plot of the differences from grpo."""
     import matplotlib
 

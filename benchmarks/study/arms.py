@@ -1,8 +1,8 @@
 """What the study compares, in the order of importance: what does not fit into the time is cut from the end."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from verl_mars.fields import FieldDict, Fields
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Arm:
     """
 
     estimator: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Fields = field(default_factory=dict)
     rollouts: int = 8
     shuffled: bool = False
 
@@ -62,6 +62,6 @@ class Key:
     arm: str
     seed: int
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> FieldDict:
         """The run's whole configuration."""
         return {**asdict(self), "track_settings": asdict(TRACKS[self.track]), "arm_settings": asdict(ARMS[self.arm])}

@@ -10,11 +10,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from study.arms import ARMS, TRACKS, Arm, Key
+from verl_mars.fields import FieldDict
 from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, read_heldout
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import run_main
@@ -30,7 +30,7 @@ TRAINING = {
 """verl's metric -> the loop's."""
 
 
-def run(key: Key) -> dict[str, Any]:
+def run(key: Key) -> FieldDict:
     """One run, as a line of the results.
 
     Raises:
@@ -84,7 +84,7 @@ def overrides(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def _line(step: int, found: Evaluation, heldout: HeldOut) -> dict[str, Any]:
+def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
     return {
         "step": step,
         "accuracy": found.accuracy(),

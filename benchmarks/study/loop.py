@@ -14,16 +14,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from study.arms import Arm, Track
 from verl_mars.cpu.sampling import Response
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import Inputs
 from verl_mars.methods.table import METHODS
 from verl_mars.reward import compute_score
@@ -73,7 +74,9 @@ class Scored:
 class World:
     """The scenes of a file of the toy, ready to be answered under every view."""
 
-    def __init__(self, model: Any, tokenizer: Any, scenes: world.Scenes) -> None:
+    def __init__(
+        self, model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: world.Scenes
+    ) -> None:
         self.course = Course(model, scenes)
         self.ids = self.course.prompt_ids()
         self.tokenizer = tokenizer
@@ -85,7 +88,7 @@ class World:
 
     def answer(
         self,
-        model: Any,
+        model: Qwen2_5_VLForConditionalGeneration,
         rows: NDArray[np.int64],
         source: int | None = None,
         temperature: float = 0.0,
@@ -114,9 +117,7 @@ class World:
         return Scored(responses, reward, accuracy, form)
 
 
-def train(
-    checkpoint: Path, training: World, heldout: World, arm: Arm, track: Track, seed: int
-) -> Iterator[dict[str, Any]]:
+def train(checkpoint: Path, training: World, heldout: World, arm: Arm, track: Track, seed: int) -> Iterator[FieldDict]:
     """Train from a warm start; yields the evaluation before the first step, and one after every `track.every` steps.
 
     Args:
@@ -155,7 +156,7 @@ def train(
             yield {"step": step, **evaluate(model, heldout, views=step == track.steps), **spent, "training": means}
 
 
-def evaluate(model: Any, heldout: World, views: bool = True) -> dict[str, Any]:
+def evaluate(model: Qwen2_5_VLForConditionalGeneration, heldout: World, views: bool = True) -> FieldDict:
     """Greedy accuracy: overall, of each regime, and of each source alone."""
     rows = np.arange(len(heldout))
     with torch.no_grad():
@@ -172,7 +173,13 @@ def evaluate(model: Any, heldout: World, views: bool = True) -> dict[str, Any]:
     }
 
 
-def _anchors(model: Any, training: World, prompts: NDArray[np.int64], arm: Arm, seed: tuple[int, int]) -> list[Scored]:
+def _anchors(
+    model: Qwen2_5_VLForConditionalGeneration,
+    training: World,
+    prompts: NDArray[np.int64],
+    arm: Arm,
+    seed: tuple[int, int],
+) -> list[Scored]:
     """K answers to each prompt, from each source alone."""
     temperature = 1.0 if arm.settings.get("anchor_decoding") == "sampled" else 0.0
     return [training.answer(model, prompts, k, temperature, (*seed, _MONO, k)) for k in range(SOURCES)]
@@ -242,7 +249,7 @@ def _groups(fused: Scored, advantages: Tensor, group: int) -> dict[str, float]:
 
 
 def _update(
-    model: Any,
+    model: Qwen2_5_VLForConditionalGeneration,
     optimizer: torch.optim.Optimizer,
     trained: Sequence[Tensor],
     training: World,

@@ -3,18 +3,18 @@
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from study.arms import ARMS, TRACKS, Key
 from study.loop import World, train
+from verl_mars.fields import FieldDict
 from verl_mars.toy.evaluate import load
 from verl_mars.toy.prepare import prepare, split_scenes
 
 
 @lru_cache(maxsize=2)
-def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
+def worlds(track: str, warm_start: int) -> tuple[Path, World, World]:
     """Checkpoint, training scenes and held-out scenes of a warm start."""
     checkpoint = prepare(track, warm_start, progress=False).model
     model, tokenizer = load(checkpoint)
@@ -22,7 +22,7 @@ def worlds(track: str, warm_start: int) -> tuple[Path, Any, Any]:
     return checkpoint, training, heldout
 
 
-def run(key: Key) -> dict[str, Any]:
+def run(key: Key) -> FieldDict:
     """One run, as a line of the results."""
     torch.set_num_threads(1)
     checkpoint, training, heldout = worlds(key.track, key.warm_start)

@@ -12,13 +12,15 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import typer.main
 import yaml
 from pydantic import BaseModel
+
+from verl_mars.fields import Fields
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,7 +120,7 @@ BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mos
 TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "array": "list"}
 
 
-def allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+def allowed(schema: Fields, definitions: Fields) -> str:
     """What a JSON schema allows, in words."""
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rsplit("/", 1)[-1]]
@@ -134,7 +136,7 @@ def allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [TYPES.get(schema.get("type", ""), schema.get("type", "")), *bounds]))
 
 
-def value(default: Any) -> str:
+def value(default: object) -> str:
     """A default as YAML writes it."""
     if isinstance(default, bool) or default is None:
         return {True: "true", False: "false", None: "null"}[default]

@@ -8,10 +8,14 @@ repository, so that they work there too, and are translated here.
 import re
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "build" / "reference"
@@ -48,7 +52,7 @@ def translated(markdown: str, where: str) -> str:
     return LINK.sub(site_path, markdown)
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Files, config: "MkDocsConfig") -> Files:
     """Add the pages that do not lie under ``docs/``."""
     if not REFERENCE.is_dir():
         raise PluginError(f"{REFERENCE} is missing: build the site with `make docs`, which generates the reference")
@@ -60,7 +64,7 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: "Page", **_: object) -> str:
     """Translate the links of a page of ``docs/``; the other pages are translated already."""
     uri = page.file.src_uri
     return markdown if page.file.generated_by else translated(markdown, f"docs/{uri}")

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 import psutil
 import torch
@@ -23,7 +22,7 @@ class CpuDeviceModule(ModuleType):
     def __init__(self) -> None:
         super().__init__("torch.cpu", "torch.cpu and what verl expects of an accelerator's module")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(torch.cpu, name)
 
     def __eq__(self, other: object) -> bool:

@@ -1,7 +1,5 @@
 """A replica of the rollout engine ``transformers``: one server, one process, one copy of the model."""
 
-from typing import Any
-
 import ray
 from verl.plugin.platform import get_platform
 from verl.workers.config import RolloutConfig
@@ -30,7 +28,7 @@ def check_parallel_sizes(config: RolloutConfig) -> None:
 class TransformersReplica(RolloutReplica):
     """Starts the server on the node of its trainer rank and, if there is one, on the device of that rank."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         check_parallel_sizes(self.config)
 

@@ -103,7 +103,7 @@ def digest(prompt_ids: tuple[int, ...], images: list[Image], processor_kwargs: O
     return digest.digest()
 
 
-def image_options(processor_kwargs: Options) -> dict[str, Any]:
+def image_options(processor_kwargs: Options) -> Options:
     """The part of ``data.mm_processor_kwargs`` that a processor passes to its image processor."""
     own = {
         key: value for key, value in processor_kwargs.items() if not key.endswith("_kwargs") and key != "sampling_rate"

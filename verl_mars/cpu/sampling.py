@@ -18,14 +18,14 @@ and renormalised distribution instead.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import DynamicCache, PreTrainedModel
 
 ROW_MULTIPLE = 16
 """With fewer rows, the CPU's BLAS sums a matrix product in another order (measured with MKL)."""
@@ -241,7 +241,7 @@ class BatchSampler:
 
     def __init__(
         self,
-        model: Any,
+        model: "PreTrainedModel",
         *,
         stop_token_ids: Sequence[int],
         forbidden_token_ids: Sequence[int] = (),

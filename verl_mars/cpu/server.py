@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
 import torch
@@ -28,7 +28,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.utils import get_max_position_embeddings, get_vision_placeholder_token_ids
 
 from verl_mars._compat import freeze_startup_objects
-from verl_mars.cpu.requests import EngineSettings, Pending, digest, image_options, read_sampling_params
+from verl_mars.cpu.requests import EngineSettings, Options, Pending, digest, image_options, read_sampling_params
 from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, Response, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -130,12 +130,12 @@ class TransformersServer:
     async def generate(
         self,
         prompt_ids: list[int],
-        sampling_params: dict[str, Any],
+        sampling_params: Options,
         request_id: str,
         image_data: list[Image] | None = None,
         video_data: list[object] | None = None,
         audio_data: list[object] | None = None,
-        mm_processor_kwargs: dict[str, Any] | None = None,
+        mm_processor_kwargs: Options | None = None,
     ) -> TokenOutput:
         """Sample one response.
 

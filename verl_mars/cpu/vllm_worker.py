@@ -5,12 +5,15 @@ this module happens in that process alone. The GPU path never sees it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import vllm.model_executor.layers.utils as vllm_layers
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+if TYPE_CHECKING:
+    from vllm.model_executor.layers.linear import LinearBase
 
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):
@@ -20,7 +23,7 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
 _receive = BucketedWeightReceiver.receive_weights
 
 
-def receive_copies(self: BucketedWeightReceiver, on_bucket_received: Callable[[list, bool], None]) -> Any:
+def receive_copies(self: BucketedWeightReceiver, on_bucket_received: Callable[[list, bool], None]) -> object:
     """Copy each received weight.
 
     verl hands out ``buffer.to(device)``, which on a CPU is a view of the shared memory: vLLM keeps it, and closing the
@@ -33,7 +36,7 @@ def receive_copies(self: BucketedWeightReceiver, on_bucket_received: Callable[[l
     return _receive(self, on_copies)
 
 
-def keep_weights(layer: Any, remove_weight: bool) -> None:
+def keep_weights(layer: "LinearBase", remove_weight: bool) -> None:
     """Keep the weight of a linear layer and compute it with torch.
 
     vLLM's CPU layers repack their weight after loading and drop the parameter, which leaves ``model.load_weights``

@@ -1,12 +1,11 @@
 """Depth and intensity in files that Pillow does not open: ``.npy`` arrays and OpenEXR images (extra ``exr``)."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from verl_mars.data.images import MAX_PIXELS
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 
 ENDINGS = (".npy", ".exr")
 _DEPTH_CHANNELS = ("Z", "depth.Z", "Depth.Z", "depth", "Depth", "Depth.V", "V", "Y")
@@ -64,7 +63,7 @@ def _read_exr(path: str) -> NDArray[np.float32]:
         raise SampleError("broken_image", f"{path} is no OpenEXR image that can be read: {error}") from error
 
 
-def _channel(path: str, channels: dict[str, Any]) -> NDArray[np.float32]:
+def _channel(path: str, channels: FieldDict) -> NDArray[np.float32]:
     name = next((name for name in _DEPTH_CHANNELS if name in channels), None)
     if name is None and len(channels) == 1:
         name = next(iter(channels))

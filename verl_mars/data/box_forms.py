@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
 from verl_mars.data.sample import Boxes
 from verl_mars.errors import SampleError
@@ -14,7 +14,7 @@ BoxUnit = Literal["pixels", "fractions", "thousandths"]
 
 
 def boxes_of(
-    boxes: Sequence[Any],
+    boxes: Sequence[object],
     labels: Sequence[str],
     form: BoxForm = "xyxy",
     unit: BoxUnit = "pixels",
@@ -41,9 +41,14 @@ def boxes_of(
     return Boxes(corners, tuple(labels), frame, size, fractions=unit != "pixels")
 
 
-def _corners(box: Any, form: BoxForm, key: str) -> tuple[float, float, float, float]:
-    numbers = isinstance(box, Sequence) and not isinstance(box, str) and len(box) == 4
-    if not numbers or any(isinstance(value, bool) or not isinstance(value, int | float) for value in box):
+def _is_four_numbers(value: object) -> TypeGuard[Sequence[float]]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
+        return False
+    return all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
+
+
+def _corners(box: object, form: BoxForm, key: str) -> tuple[float, float, float, float]:
+    if not _is_four_numbers(box):
         raise SampleError("box", f"{str(box)[:60]}, but four numbers are needed", key)
     a, b, c, d = (float(value) for value in box)
     if not all(map(math.isfinite, (a, b, c, d))):

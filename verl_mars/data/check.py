@@ -6,9 +6,8 @@ real processor to this.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -18,6 +17,7 @@ from verl_mars.data.readers import as_files, embeds_images, open_parquet, row_ba
 from verl_mars.data.row_checks import RowRules, column_problems, image_entry_problem
 from verl_mars.data.schema import ROW_GROUP_BYTES
 from verl_mars.errors import DataError, Problem, SampleError
+from verl_mars.fields import Fields
 
 UNREADABLE_BYTES = 2**31 - 1
 """Nested binary data of one row group that ``datasets`` cannot read any more."""
@@ -197,7 +197,7 @@ class _Checker:
                     "travels as pixels; paths travel as text."
                 )
 
-    def _check_row(self, file: str, number: int, row: Mapping[str, Any], indices: set[int]) -> None:
+    def _check_row(self, file: str, number: int, row: Fields, indices: set[int]) -> None:
         for problem in self.rules.problems(row):
             self._add(file, number, problem)
         extra = row.get("extra_info")
@@ -216,7 +216,7 @@ class _Checker:
                 sizes = extra.get("image_sizes") if isinstance(extra, dict) else None
                 self._check_images(file, number, images, sizes if isinstance(sizes, list) else [])
 
-    def _check_images(self, file: str, number: int, images: Sequence[Any], sizes: Sequence[Any]) -> None:
+    def _check_images(self, file: str, number: int, images: Sequence[Fields | str], sizes: Sequence[object]) -> None:
         for position, image in enumerate(images):
             key = f"{self.rules.image_key}[{position}]"
             if image_entry_problem(image, key) is not None:
@@ -231,7 +231,7 @@ class _Checker:
                 message = f"the image is {header.width} x {header.height}, extra_info.image_sizes says {told}"
                 self._add(file, number, Problem("size_mismatch", key, message))
 
-    def _header(self, image: Any) -> ImageHeader | Problem | None:
+    def _header(self, image: Fields | str) -> ImageHeader | Problem | None:
         """What is known of an image; ``None`` where it lies on another machine."""
         if isinstance(image, dict) and "bytes" in image:
             return _look(image["bytes"])

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL
 import pyarrow as pa
@@ -32,6 +31,7 @@ from verl_mars.data.splits import SampleStream
 from verl_mars.data.summary import Tally, build_summary
 from verl_mars.data.workers import outcomes, reject
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.vision.families import IMAGE_LIMITS
 
 SCHEMA_VERSION = 1
@@ -43,7 +43,7 @@ class ConvertResult:
     """What a conversion wrote."""
 
     out: Path
-    summary: dict[str, Any]
+    summary: FieldDict
     """The content of ``summary.json``."""
 
     @property
@@ -117,7 +117,7 @@ def convert(
 
 def first_rows(
     converter: Converter, settings: ConvertSettings, count: int
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[list[FieldDict], FieldDict, list[FieldDict]]:
     """The first rows as a conversion would write them, its summary, and the rejects. Nothing is left on the disk."""
     with tempfile.TemporaryDirectory() as folder:
         changes = {"out": Path(folder), "limit": count, "workers": 0, "max_reject": 1.0, "images": "path"}
@@ -138,7 +138,7 @@ def _write(
     splits: dict[str, Split],
     tallies: dict[str, Tally],
     advance: Callable[[int, int], None] | None,
-) -> list[dict[str, Any]]:
+) -> list[FieldDict]:
     """Write all shards under their temporary names, and count their rows. Returns the rejects in order."""
     limits = PixelLimits(settings.min_pixels, settings.max_pixels)
     schema = arrow_schema(
@@ -146,7 +146,7 @@ def _write(
         pixel_limits=limits.given,
         extra_info={"seen_sizes": pa.list_(pa.list_(pa.int32()))} if limits.given else None,
     )
-    rejects: list[dict[str, Any]] = []
+    rejects: list[FieldDict] = []
     rows = 0
     with closing(outcomes(_row_maker(stream, settings, folder, limits), stream.jobs(), settings.workers)) as made:
         for job, outcome in made:
@@ -197,7 +197,7 @@ def _nothing(stream: SampleStream) -> DataError:
     return DataError(f"no sample found under {stream.root.path}. {converter.name} expects:\n{converter.layout}")
 
 
-def _too_many(summary: dict[str, Any], first: dict[str, Any], folder: Path, allowed: float) -> str:
+def _too_many(summary: FieldDict, first: FieldDict, folder: Path, allowed: float) -> str:
     rejects = summary["rejects"]
     reasons = ", ".join(f"{count} x {code}" for code, count in rejects["by_reason"].items())
     return (
@@ -207,7 +207,7 @@ def _too_many(summary: dict[str, Any], first: dict[str, Any], folder: Path, allo
     )
 
 
-def _decisive(converter: Converter, settings: ConvertSettings, options: dict[str, Any]) -> dict[str, Any]:
+def _decisive(converter: Converter, settings: ConvertSettings, options: FieldDict) -> FieldDict:
     """Everything that decides the bytes of the result."""
     own = settings.model_dump(mode="json", exclude={"out", "workers", "max_reject", "overwrite", "options"})
     return {

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars.data.check import Fault
 from verl_mars.data.cures import CURES
@@ -15,8 +15,12 @@ from verl_mars.data.images import read_header
 from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import row_batches
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.views import MonoPrompt, Row, sources_of_row
 from verl_mars.vision.resize import ImageLimits, Size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def view_lengths(row: Row, length: PromptLength, mono: MonoPrompt = "repeat") -> Iterator[tuple[str, int]]:
@@ -64,7 +68,7 @@ class LongPrompts:
 def find_long_prompts(
     files: Sequence[str],
     image_limits: ImageLimits,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     limit: int,
     *,
     mono: MonoPrompt = "repeat",
@@ -115,7 +119,7 @@ OF_ANOTHER_FORM = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 _COLUMNS = ("prompt", "images", "extra_info", "sources")
 
 
-def _sizes(row: Mapping[str, Any]) -> list[Size]:
+def _sizes(row: Fields) -> list[Size]:
     sizes = row["extra_info"].get("image_sizes")
     if sizes:
         return [(size[0], size[1]) for size in sizes]
@@ -123,7 +127,7 @@ def _sizes(row: Mapping[str, Any]) -> list[Size]:
     return [read_header(image).size for image in images]
 
 
-def _limits(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def _limits(row: Fields) -> tuple[int | None, int | None]:
     """The pixel limits of the row's images; one pair for all, as converters write them."""
     entries = [image for image in row["images"] if isinstance(image, Mapping)]
     pairs = {(entry.get("min_pixels"), entry.get("max_pixels")) for entry in entries}

@@ -1,12 +1,15 @@
 """The processor that prompts are tried on: a checkpoint's own, or one of the same class built without any download."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars import _compat
 from verl_mars.data.prompt_length import checkpoint_error
 from verl_mars.errors import DataError
 from verl_mars.vision.families import IMAGE_LIMITS
 from verl_mars.vision.resize import ImageLimits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 _SPECIAL = (
     "<|endoftext|>",
@@ -29,7 +32,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-def load_processor(path: str) -> Any:
+def load_processor(path: str) -> "ProcessorMixin":
     """A checkpoint's processor, from a folder or the Hugging Face hub.
 
     Raises:
@@ -47,7 +50,7 @@ def load_processor(path: str) -> Any:
     return processor
 
 
-def standin_processor(family: str = "qwen2_5_vl") -> Any:
+def standin_processor(family: str = "qwen2_5_vl") -> "ProcessorMixin":
     """A processor of the family's own class with its published image limits; its tokenizer has a token for each byte.
 
     Its image tokens are those of the published checkpoints; its text takes more tokens than theirs.
@@ -62,7 +65,7 @@ def standin_processor(family: str = "qwen2_5_vl") -> Any:
     return (_qwen3_vl if family == "qwen3_vl" else _qwen2_5_vl)(limits, _byte_tokenizer())
 
 
-def _qwen2_5_vl(limits: ImageLimits, tokenizer: Any) -> Any:
+def _qwen2_5_vl(limits: ImageLimits, tokenizer: "PreTrainedTokenizerBase") -> "ProcessorMixin":
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
@@ -73,7 +76,7 @@ def _qwen2_5_vl(limits: ImageLimits, tokenizer: Any) -> Any:
     )
 
 
-def _qwen3_vl(limits: ImageLimits, tokenizer: Any) -> Any:
+def _qwen3_vl(limits: ImageLimits, tokenizer: "PreTrainedTokenizerBase") -> "ProcessorMixin":
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
@@ -84,7 +87,7 @@ def _qwen3_vl(limits: ImageLimits, tokenizer: Any) -> Any:
     )
 
 
-def _byte_tokenizer() -> Any:
+def _byte_tokenizer() -> "PreTrainedTokenizerBase":
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -3,12 +3,15 @@
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars import _compat
 from verl_mars.data.row_checks import IMAGE_TAG
 from verl_mars.errors import DataError
 from verl_mars.vision.resize import ImageLimits, Size, visual_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _KNOWN_TEXTS = 4096
 _TEMPLATE_BYTES = 128
@@ -22,7 +25,7 @@ class PromptLength:
     these models never make more tokens than that.
     """
 
-    def __init__(self, limits: ImageLimits, tokenizer: Any = None) -> None:
+    def __init__(self, limits: ImageLimits, tokenizer: "PreTrainedTokenizerBase | None" = None) -> None:
         self.limits = limits
         self.exact = tokenizer is not None
         self._tokenizer = tokenizer
@@ -50,6 +53,7 @@ class PromptLength:
         return sum(len(text.encode()) for text in texts) + _TEMPLATE_BYTES * (len(messages) + 1)
 
     def _exact_text(self, messages: tuple[tuple[str, str], ...]) -> int:
+        assert self._tokenizer is not None  # `exact`
         chat = [{"role": role, "content": _parts(content)} for role, content in messages]
         text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         images = sum(content.count(IMAGE_TAG) for _, content in messages)
@@ -57,7 +61,7 @@ class PromptLength:
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) - 3 * images
 
 
-def load_tokenizer(path: str) -> Any:
+def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
     """A checkpoint's tokenizer, from a folder or the Hugging Face hub.
 
     Raises:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.file_kinds import kind_of
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
@@ -71,7 +72,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
         raise DataError(f"{file} is no whole Parquet file: {error}") from error
 
 
-def row_batches(file: str, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
+def row_batches(file: str, columns: Sequence[str] | None = None) -> Iterator[list[FieldDict]]:
     """The rows of a file as plain dicts, in order, a batch at a time.
 
     Args:
@@ -82,7 +83,7 @@ def row_batches(file: str, columns: Sequence[str] | None = None) -> Iterator[lis
         DataError: the file cannot be read.
     """
     if not file.endswith(".parquet"):
-        batch: list[dict[str, Any]] = []
+        batch: list[FieldDict] = []
         for record in json_records(file):
             batch.append(record)
             if len(batch) == BATCH_ROWS:
@@ -112,7 +113,7 @@ def _has_binary(kind: pa.DataType) -> bool:
     return any(_has_binary(kind.field(position).type) for position in range(kind.num_fields))
 
 
-def json_records(file: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+def json_records(file: str | os.PathLike[str]) -> Iterator[FieldDict]:
     """The objects in a JSON file, one by one in bounded memory: the items of one array, or one after the other.
 
     Raises:
@@ -172,7 +173,7 @@ def refuse_other_kinds(path: Path) -> None:
         raise DataError(f"{path} is {kind}")
 
 
-def strict_json(text: str) -> Any:
+def strict_json(text: str) -> object:
     """The value of a JSON text.
 
     Raises:
@@ -184,7 +185,7 @@ def strict_json(text: str) -> Any:
         raise SampleError("record", f"broken JSON: {error}") from error
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> FieldDict:
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
@@ -205,7 +206,7 @@ class _RecordReader:
         self.position = 0
         self.count = 0
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[FieldDict]:
         in_array = self._peek() == "["
         if in_array:
             self.position += 1
@@ -229,7 +230,7 @@ class _RecordReader:
             yield self._record()
             self.count += 1
 
-    def _record(self) -> Any:
+    def _record(self) -> FieldDict:
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.buffer, self.position)

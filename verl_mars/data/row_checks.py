@@ -7,14 +7,14 @@ The row model of :mod:`verl_mars.data.schema` and the file checks of :mod:`verl_
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from verl_mars.errors import Problem, SampleError
+from verl_mars.fields import Fields
 from verl_mars.row_tools import TOOL_KEYS, given_to_tools
 from verl_mars.tasks import task_of_row
-from verl_mars.tasks.base import Task
+from verl_mars.tasks.base import AnyTask
 from verl_mars.vision.families import frame_named
 
 IMAGE_TAG = "<image>"
@@ -63,7 +63,7 @@ class RowRules:
     join_sources: bool = False
     """Whether sessions show all sources of a row but one."""
 
-    def problems(self, row: Mapping[str, Any]) -> Iterator[Problem]:
+    def problems(self, row: Fields) -> Iterator[Problem]:
         """Everything wrong with the row but its image files. Never raises, whatever the row holds."""
         images = row.get(self.image_key)
         count = len(images) if isinstance(images, list) else 0
@@ -76,7 +76,7 @@ class RowRules:
         if self.check_truth:
             yield from _truths(row, count)
 
-    def _images(self, images: Any) -> Iterator[Problem]:
+    def _images(self, images: object) -> Iterator[Problem]:
         if images is None:
             return
         if not isinstance(images, list):
@@ -91,7 +91,7 @@ class RowRules:
             if problem is not None:
                 yield problem
 
-    def _prompt(self, prompt: Any, images: int, media: set[str], *, blind: bool) -> Iterator[Problem]:
+    def _prompt(self, prompt: object, images: int, media: set[str], *, blind: bool) -> Iterator[Problem]:
         key = self.prompt_key
         if not isinstance(prompt, list) or not prompt:
             yield Problem("prompt", key, f"{str(prompt)[:60]!r}, but a list of {{role, content}} is needed")
@@ -116,7 +116,7 @@ class RowRules:
             message = f"{placeholders} {IMAGE_TAG}, but {images} images: one {IMAGE_TAG} an image is needed"
             yield Problem("image_count", key, message)
 
-    def _extra_info(self, extra: Any, images: Sequence[Any]) -> Iterator[Problem]:
+    def _extra_info(self, extra: object, images: Sequence[object]) -> Iterator[Problem]:
         if not isinstance(extra, dict) or not _is_int(extra.get("index")):
             found = extra.get("index") if isinstance(extra, dict) else None
             message = f"{found!r}, but an integer is needed: verl takes 0 for every row without one, so traces merge"
@@ -137,7 +137,7 @@ class RowRules:
             message = f"{len(sizes)} sizes for {len(images)} images"
             yield Problem("image_sizes", "extra_info.image_sizes", message)
 
-    def _sources(self, row: Mapping[str, Any], images: int) -> Iterator[Problem]:
+    def _sources(self, row: Fields, images: int) -> Iterator[Problem]:
         sources = row.get("sources")
         if not sources:
             if self.need_sources:
@@ -172,7 +172,7 @@ class RowRules:
             message = f"{listed}, but `sources` has {names}: the same names in the same order are needed"
             yield Problem("source_name", "extra_info.sources", message)
 
-    def _data_source(self, row: Mapping[str, Any]) -> Iterator[Problem]:
+    def _data_source(self, row: Fields) -> Iterator[Problem]:
         value = row.get("data_source")
         if not isinstance(value, str) or not value:
             message = f"{value!r}, but a text is needed: verl groups validation scores by it"
@@ -190,7 +190,7 @@ def column_problems(names: Sequence[str], prompt_key: str = "prompt") -> Iterato
             yield Problem("missing_column", name, f"no such column; the file has {', '.join(names)}")
 
 
-def image_entry_problem(image: Any, key: str) -> Problem | None:
+def image_entry_problem(image: object, key: str) -> Problem | None:
     """Why an entry of ``images`` is none that verl's data set takes."""
     if isinstance(image, str):
         return _path_problem(image, key)
@@ -229,7 +229,7 @@ def _no_other_media(text: str, key: str, allowed: set[str]) -> Iterator[Problem]
         yield Problem("media_tag", key, message)
 
 
-def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: int) -> Iterator[Problem]:
+def _source(source: Fields, key: str, names: Sequence[object], images: int) -> Iterator[Problem]:
     name, own = source.get("name"), source.get("images")
     if not isinstance(name, str) or not name.strip():
         yield Problem("source_name", f"{key}.name", f"{name!r}, but a text is needed")
@@ -258,7 +258,7 @@ def _source(source: Mapping[str, Any], key: str, names: Sequence[Any], images: i
         yield from _no_other_media(prompt, f"{key}.prompt", {IMAGE_TAG})
 
 
-def _tools(source: Mapping[str, Any], key: str, extra: Mapping[str, Any]) -> Iterator[Problem]:
+def _tools(source: Fields, key: str, extra: Fields) -> Iterator[Problem]:
     for name in TOOL_KEYS:
         own = source.get(name)
         if own is None and given_to_tools(extra.get(name)):
@@ -268,14 +268,14 @@ def _tools(source: Mapping[str, Any], key: str, extra: Mapping[str, Any]) -> Ite
             yield Problem("tools", f"{key}.{name}", f"{str(own)[:60]!r}, but the JSON text of an object is needed")
 
 
-def _is_json_object(text: Any) -> bool:
+def _is_json_object(text: object) -> bool:
     try:
         return isinstance(text, str) and isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
+def _truths(row: Fields, images: int) -> Iterator[Problem]:
     """The fused ground truth, and those of the sources."""
     reward, extra = row.get("reward_model"), row.get("extra_info")
     extra = extra if isinstance(extra, dict) else {}
@@ -294,7 +294,7 @@ def _truths(row: Mapping[str, Any], images: int) -> Iterator[Problem]:
             yield from _truth(task, source["ground_truth"], f"sources[{position}].ground_truth", extra, frames)
 
 
-def _truth(task: Task[Any], text: Any, key: str, extra: Mapping[str, Any], images: Sequence[int]) -> Iterator[Problem]:
+def _truth(task: AnyTask, text: object, key: str, extra: Fields, images: Sequence[int]) -> Iterator[Problem]:
     if not isinstance(text, str):
         yield Problem("ground_truth", key, f"{type(text).__name__}, but a JSON text is needed")
         return
@@ -308,11 +308,11 @@ def _truth(task: Task[Any], text: Any, key: str, extra: Mapping[str, Any], image
         yield error.problem
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> bool:
     return type(value) is int  # and no bool
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         return False
     width, height = value

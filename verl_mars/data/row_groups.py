@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_mars.data.schema import ROW_GROUP_BYTES, ROW_GROUP_ROWS, typed_table, weight
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 
 GROUP_BYTES = 32 * 2**20
 """Bytes of texts and embedded images after which a row group is written."""
@@ -32,12 +32,12 @@ class ShardWriter:
         self.rows = 0
         self.image_bytes = 0
         """Bytes of the embedded image files."""
-        self._records: list[dict[str, Any]] = []
+        self._records: list[FieldDict] = []
         self._held = 0
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pq.ParquetWriter(self._file, schema, **(_embedded_form(schema) if embed else {}))
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: FieldDict) -> None:
         """Take a row, images as paths; it is written with its row group.
 
         Raises:
@@ -74,7 +74,7 @@ class ShardWriter:
         self._writer.write_table(table, row_group_size=len(table))
 
 
-def _with_bytes(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_bytes(images: list[FieldDict]) -> list[FieldDict]:
     """The images of a row with their files' bytes. Only the name stays: ``datasets`` drops bytes beside a local path.
 
     Raises:
@@ -96,7 +96,7 @@ def _with_bytes(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return read
 
 
-def _embedded_form(schema: pa.Schema) -> dict[str, Any]:
+def _embedded_form(schema: pa.Schema) -> FieldDict:
     """Encoded images do not compress, have no use for statistics, and would fill the dictionary."""
     others = [name for name in _leaves(schema) if not name.endswith(".bytes")]
     return {

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from verl_mars.data.paths import Root
 from verl_mars.data.prompt_length import PromptLength
@@ -12,6 +11,7 @@ from verl_mars.data.row_checks import RowRules
 from verl_mars.data.sample import Boxes, Sample
 from verl_mars.data.schema import notes_json
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.tasks import TASKS
 from verl_mars.tasks.base import Truth
 from verl_mars.tasks.grounding import GroundingTruth
@@ -24,7 +24,7 @@ _RULES = RowRules()
 class BuiltRow:
     """A row, and what the manifest counts of it."""
 
-    record: dict[str, Any]
+    record: FieldDict
     answer: str
     fused_tokens: int
     mono_tokens: int
@@ -92,7 +92,7 @@ class RowMaker:
         prompt = [{"role": "user", "content": fused_prompt(sample, self.style)}]
         fused_tokens = self._tokens(prompt, sizes)
         mono_tokens = 0
-        sources: list[dict[str, Any]] = []
+        sources: list[FieldDict] = []
         first = 0
         for source in sample.sources:
             own = list(range(first, first + len(source.images)))
@@ -134,8 +134,8 @@ class RowMaker:
             raise SampleError(problem.code, problem.message, problem.key)
         return BuiltRow(record, truth.in_words(), fused_tokens, mono_tokens, changed)
 
-    def _entry(self, image: PreparedImage) -> dict[str, Any]:
-        entry: dict[str, Any] = {"image": image.path}
+    def _entry(self, image: PreparedImage) -> FieldDict:
+        entry: FieldDict = {"image": image.path}
         if self.limits.given:
             entry |= {"min_pixels": self.limits.min_pixels, "max_pixels": self.limits.max_pixels}
         return entry
@@ -221,7 +221,7 @@ def _clipped(box: tuple[float, float, float, float], width: int, height: int) ->
 
 
 def _notes(sample: Sample, images: list[PreparedImage]) -> str | None:
-    notes: dict[str, Any] = dict(sample.notes)
+    notes: FieldDict = dict(sample.notes)
     rendered = {str(number): image.note for number, image in enumerate(images) if image.note}
     if rendered:
         notes["rendered"] = rendered

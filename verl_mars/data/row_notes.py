@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+
+from verl_mars.fields import Fields
 
 _ENDS = 4096
 """Bytes of either end of an image file that stand for its content."""
@@ -27,7 +28,7 @@ class RowNotes:
         """Fingerprint of an image -> the split and name that had it first."""
         self._known: set[str] = set()
 
-    def add(self, row: Mapping[str, Any], where: str) -> None:
+    def add(self, row: Fields, where: str) -> None:
         """Take note of a row that passed the checks."""
         for text in set(self._of_row(row)):
             self.counts[text] += 1
@@ -40,19 +41,21 @@ class RowNotes:
             for text, count in sorted(self.counts.items())
         ]
 
-    def _of_row(self, row: Mapping[str, Any]) -> Iterator[str]:
+    def _of_row(self, row: Fields) -> Iterator[str]:
         images, extra = row["images"], row["extra_info"]
         sources = row.get("sources") or []
         used = [name for source in sources for name in {_name(images[k]) for k in source["images"]} - {None}]
         if len(set(used)) < len(used):
             yield ONE_PICTURE
         if extra.get("task") == "grounding":
-            yield from _about_boxes(json.loads(row["reward_model"]["ground_truth"]), extra.get("image_sizes"), sources)
+            yield from _about_boxes(
+                json.loads(row["reward_model"]["ground_truth"]), extra.get("image_sizes") or [], sources
+            )
         for image in images:
             if self._is_copy(image, str(extra.get("split"))):
                 yield COPY
 
-    def _is_copy(self, image: Any, split: str) -> bool:
+    def _is_copy(self, image: Fields | str, split: str) -> bool:
         name = _name(image)
         if name is None or name in self._known or len(self._known) >= _MAX_FILES:
             return False
@@ -61,7 +64,7 @@ class RowNotes:
         return home[0] != split and home[1] != name
 
 
-def _about_boxes(truth: Mapping[str, Any], sizes: Any, sources: list[Mapping[str, Any]]) -> Iterator[str]:
+def _about_boxes(truth: Fields, sizes: Sequence[Sequence[int]], sources: list[Fields]) -> Iterator[str]:
     if any(x2 - x1 < 1 or y2 - y1 < 1 for x1, y1, x2, y2 in truth["boxes"]):
         yield SMALL_BOX
     for source in sources if sizes else ():
@@ -69,7 +72,7 @@ def _about_boxes(truth: Mapping[str, Any], sizes: Any, sources: list[Mapping[str
             yield UNALIGNED
 
 
-def _name(image: Any) -> str | None:
+def _name(image: Fields | str) -> str | None:
     """The path of an image entry; None if the row embeds it or names a URL."""
     path = image if isinstance(image, str) else image.get("image")
     return path if isinstance(path, str) and os.path.isabs(path) else None

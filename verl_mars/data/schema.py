@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ from verl_mars.config import explain
 from verl_mars.data.files import whole_file
 from verl_mars.data.row_checks import KNOWN_COLUMNS, RESERVED_COLUMNS, RowRules
 from verl_mars.errors import DataError, Problem, SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.row_tools import TOOL_KEYS
 from verl_mars.vision.resize import Size
 
@@ -50,7 +51,7 @@ class Image(BaseModel):
     min_pixels: int | None = Field(default=None, gt=0)
     max_pixels: int | None = Field(default=None, gt=0)
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> FieldDict:
         """As verl takes it: only what is set, since verl opens ``bytes`` even where it is null."""
         return {key: value for key, value in self.__dict__.items() if value is not None}
 
@@ -71,7 +72,7 @@ class SourceModel(BaseModel):
     interaction_kwargs: str | None = None
     """JSON objects in place of the row's: what tools and interactions get in a session that sees this source alone."""
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> FieldDict:
         """The source as plain data; what tools get is there only if it is given."""
         return {key: value for key, value in self.__dict__.items() if value is not None or key not in TOOL_KEYS}
 
@@ -129,7 +130,7 @@ class RowModel(BaseModel):
             raise SampleError(problem.code, problem.message, problem.key)
         return self
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> FieldDict:
         """The row as plain data, ready for Arrow."""
         record = dict(self.__dict__, **(self.model_extra or {}))
         record["prompt"] = [message.__dict__ for message in self.prompt]
@@ -210,7 +211,7 @@ ARROW_SCHEMA: pa.Schema = arrow_schema()
 """Images as absolute paths: the default of every writer in verl-mars."""
 
 
-def validated(row: "RowModel | Mapping[str, Any]", where: str = "") -> RowModel:
+def validated(row: "RowModel | Fields", where: str = "") -> RowModel:
     """The row, checked.
 
     Raises:
@@ -230,7 +231,7 @@ def validated(row: "RowModel | Mapping[str, Any]", where: str = "") -> RowModel:
 
 def write_rows(
     path: str | os.PathLike[str],
-    rows: Iterable["RowModel | Mapping[str, Any]"],
+    rows: Iterable["RowModel | Fields"],
     *,
     schema: pa.Schema = ARROW_SCHEMA,
     row_group_rows: int = ROW_GROUP_ROWS,
@@ -256,7 +257,7 @@ def write_rows(
     target = Path(path)
     seen = Distinct()
     count = held = 0
-    batch: list[dict[str, Any]] = []
+    batch: list[FieldDict] = []
     with whole_file(target) as file:
         with pq.ParquetWriter(file, schema) as writer:
             for row in rows:
@@ -283,7 +284,7 @@ class Distinct:
         self._indices: set[int] = set()
         self._ids: set[str] = set()
 
-    def add(self, extra_info: Mapping[str, Any], where: str) -> None:
+    def add(self, extra_info: Fields, where: str) -> None:
         """Take note of a row.
 
         Raises:
@@ -300,7 +301,7 @@ class Distinct:
         self._ids.add(sample)
 
 
-def weight(record: Mapping[str, Any]) -> int:
+def weight(record: Fields) -> int:
     """About how many bytes a row takes in a row group: its texts and the pictures it holds."""
     texts = [message["content"] for message in record["prompt"]]
     texts += [source["prompt"] for source in record["sources"] if source["prompt"] is not None]
@@ -309,7 +310,7 @@ def weight(record: Mapping[str, Any]) -> int:
     return len("".join(texts).encode(errors="replace")) + pictures
 
 
-def to_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int = 0) -> pa.Table:
+def to_table(records: Sequence[Fields], schema: pa.Schema, first_row: int = 0) -> pa.Table:
     """Records as an Arrow table of exactly this schema.
 
     Raises:
@@ -326,7 +327,7 @@ def to_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row:
     return typed_table(records, schema, first_row)
 
 
-def typed_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_row: int = 0) -> pa.Table:
+def typed_table(records: Sequence[Fields], schema: pa.Schema, first_row: int = 0) -> pa.Table:
     """As :func:`to_table`, for records that hold no key but the schema's.
 
     Raises:
@@ -343,7 +344,7 @@ def typed_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema, first_r
         raise DataError(f"rows {first_row} to {first_row + len(records) - 1}: {error}") from error
 
 
-def _unknown_keys(value: Any, expected: pa.DataType, at: str) -> Iterator[str]:
+def _unknown_keys(value: object, expected: pa.DataType, at: str) -> Iterator[str]:
     if isinstance(value, Mapping) and pa.types.is_struct(expected):
         names = {field.name: field.type for field in expected}
         for key, item in value.items():
@@ -361,6 +362,6 @@ def problem_text(problem: Problem) -> str:
     return f"{problem.key}: {problem.message}" if problem.key else problem.message
 
 
-def notes_json(notes: Mapping[str, Any]) -> str | None:
+def notes_json(notes: Fields) -> str | None:
     """Notes as the JSON text that ``extra_info.notes`` holds; null where there are none."""
     return json.dumps(notes, ensure_ascii=False, allow_nan=False, sort_keys=True) if notes else None

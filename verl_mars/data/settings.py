@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -11,6 +11,7 @@ from verl_mars.data.depth import DepthEncoding
 from verl_mars.data.paths import is_unicode
 from verl_mars.data.prompts import MonoStyle, Style
 from verl_mars.errors import UsageError
+from verl_mars.fields import FieldDict
 from verl_mars.vision.families import IMAGE_LIMITS
 
 
@@ -52,7 +53,7 @@ class ConvertSettings(Settings):
     """Options of the converter."""
 
 
-def settings_from(values: dict[str, Any]) -> ConvertSettings:
+def settings_from(values: FieldDict) -> ConvertSettings:
     """Settings from plain values.
 
     Raises:

@@ -5,17 +5,17 @@ An interrupted conversion leaves temporary files at most; the next one into the 
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from verl_mars.data.files import TEMPORARY, whole_file
 from verl_mars.data.row_groups import ShardWriter
 from verl_mars.errors import DataError, UsageError
+from verl_mars.fields import FieldDict, Fields
 
 SUMMARY = "summary.json"
 REJECTS = "rejects.jsonl"
@@ -44,7 +44,7 @@ class Split:
         self.shards: list[Shard] = []
         self._writer: ShardWriter | None = None
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: FieldDict) -> None:
         """Write a row.
 
         Raises:
@@ -91,7 +91,7 @@ class OutputFolder:
         DataError: it holds Parquet files of something else, or a conversion with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    def __init__(self, folder: Path, settings: Fields, overwrite: bool) -> None:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class OutputFolder:
             )
         self._remove_temporary()
 
-    def publish(self, summary: Mapping[str, Any], rejects: Iterable[Mapping[str, Any]]) -> None:
+    def publish(self, summary: Fields, rejects: Iterable[Fields]) -> None:
         """Give everything its name, the summary last. Shards of the conversion before that are not replaced go."""
         with whole_file(self.folder / REJECTS, text=True) as file:
             for reject in rejects:
@@ -139,7 +139,7 @@ class OutputFolder:
                 partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> FieldDict:
     """A summary; empty if there is none, or if it was cut off."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -148,12 +148,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _files(summary: Mapping[str, Any]) -> set[str]:
+def _files(summary: Fields) -> set[str]:
     splits = summary.get("splits", {}).values()
     return {Path(shard["file"]).name for split in splits for shard in split["shards"]}
 
 
-def _difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+def _difference(before: Fields | None, now: Fields) -> str:
     before = before or {}
     keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     return ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in keys[:4])

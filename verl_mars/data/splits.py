@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 from verl_mars.data.paths import Root
-from verl_mars.data.sample import Converter, Findings, Reject, Sample
+from verl_mars.data.sample import Converter, Findings, Options, Reject, Sample
 from verl_mars.data.settings import ConvertSettings
 from verl_mars.errors import DataError
+from verl_mars.fields import FieldDict
 
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 
@@ -29,7 +29,7 @@ class Job:
 class SampleStream:
     """The samples of a data set with their splits."""
 
-    def __init__(self, converter: Converter, settings: ConvertSettings, root: Root, options: Any) -> None:
+    def __init__(self, converter: Converter, settings: ConvertSettings, root: Root, options: Options) -> None:
         self.converter = converter
         self.settings = settings
         self.root = root
@@ -38,7 +38,7 @@ class SampleStream:
         self.splits: set[str] = set()
         """All splits so far, those that were not asked for too."""
 
-    def jobs(self) -> Iterator[Job | dict[str, Any]]:
+    def jobs(self) -> Iterator[Job | FieldDict]:
         """Samples with their splits, and rejects of the converter as lines of ``rejects.jsonl``."""
         ids: set[str] = set()
         homes = _Homes()

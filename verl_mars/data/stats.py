@@ -5,10 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import as_files, row_batches
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.vision.families import IMAGE_LIMITS
 
 TOKEN_BIN = 256
@@ -41,7 +41,7 @@ class Stats:
     unreadable: int = 0
     """Rows of another form than the schema's; ``verl-mars data validate`` says what is wrong."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FieldDict:
         """Plain data for JSON."""
         return {key: _plain(value) for key, value in vars(self).items()}
 
@@ -66,7 +66,7 @@ def collect(files: Sequence[str]) -> Stats:
     return stats
 
 
-def _count(stats: Stats, row: Mapping[str, Any], lengths: Mapping[str, PromptLength]) -> None:
+def _count(stats: Stats, row: Fields, lengths: Mapping[str, PromptLength]) -> None:
     extra = row["extra_info"]
     stats.data_sources[str(row["data_source"])] += 1
     stats.splits[str(extra.get("split"))] += 1
@@ -96,7 +96,7 @@ def _count(stats: Stats, row: Mapping[str, Any], lengths: Mapping[str, PromptLen
         stats.max_tokens[name] = max(stats.max_tokens.get(name, 0), tokens)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Counter):
         return {str(key): count for key, count in value.most_common()}
     if isinstance(value, dict):

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from verl_mars import __version__
 from verl_mars.data.row_maker import BuiltRow
 from verl_mars.data.sample import Converter, Findings
 from verl_mars.data.settings import ConvertSettings
 from verl_mars.data.shards import Shard
+from verl_mars.fields import FieldDict, Fields
 
 TOKEN_BIN = 256
 MAX_ANSWERS = 1000
@@ -56,7 +56,7 @@ class Tally:
         known = made.answer in answers or len(answers) < MAX_ANSWERS
         answers[made.answer if known else OTHER_ANSWERS] += 1
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FieldDict:
         """Plain data, keys in a fixed order."""
         return {
             "rows": self.rows,
@@ -94,15 +94,15 @@ class Tally:
 def build_summary(
     converter: Converter,
     folder: Path,
-    decisive: Mapping[str, Any],
+    decisive: Fields,
     shards: Mapping[str, Sequence[Shard]],
     tallies: Mapping[str, Tally],
-    rejects: Sequence[Mapping[str, Any]],
+    rejects: Sequence[Fields],
     findings: Findings,
     settings: ConvertSettings,
-) -> dict[str, Any]:
+) -> FieldDict:
     """The content of ``summary.json``, a function of the raw data and the settings alone."""
-    splits: dict[str, Any] = {}
+    splits: FieldDict = {}
     for name, part in shards.items():
         for text in tallies[name].blind_guesses():
             findings.add(f"{name}: {text}")

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from verl_mars.data.paths import Root
 from verl_mars.data.readers import json_records, row_batches
 from verl_mars.errors import DataError, UsageError
+from verl_mars.fields import FieldDict
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 _SPLIT = re.compile(r"(train|training|validation|valid|val|dev|test|testing)(?![A-Za-z])")
@@ -23,7 +23,7 @@ class Line:
     origin: str
     number: int
     """Position in its file."""
-    content: dict[str, Any]
+    content: FieldDict
     split: str | None = None
     """As the file's name or the data set says it."""
 
@@ -66,7 +66,7 @@ def _file(path: Path, name: str, split: str | None) -> Iterator[Line]:
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path} ends in {path.suffix!r}, but {', '.join(SUFFIXES)} are read")
     if path.suffix == ".parquet":
-        rows: Iterator[dict[str, Any]] = (row for batch in row_batches(str(path)) for row in batch)
+        rows: Iterator[FieldDict] = (row for batch in row_batches(str(path)) for row in batch)
     else:
         rows = json_records(path)
     for number, row in enumerate(rows):

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
+
+from verl_mars.fields import FieldDict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +81,7 @@ def print_conversion(result: "ConvertResult", *, failed: bool = False) -> None:
     print(f"\nwritten  {result.out}")  # noqa: T201
 
 
-def print_rows(rows: list[dict[str, Any]], summary: dict[str, Any], rejects: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[FieldDict], summary: FieldDict, rejects: list[FieldDict]) -> None:
     """Rows as a conversion would write them, then what was rejected and counted."""
     to = console()
     for row in rows:
@@ -145,7 +147,7 @@ def print_stats(found: "Stats") -> None:
     console().print(table)
 
 
-def _most_common(counts: Counter[Any]) -> str:
+def _most_common(counts: Counter[str] | Counter[int]) -> str:
     shown = ", ".join(f"{key}: {count}" for key, count in counts.most_common(_SHOWN_ANSWERS))
     left = len(counts) - _SHOWN_ANSWERS
     return f"{shown}, {left} more" if left > 0 else shown or "-"

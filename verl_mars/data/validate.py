@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars import _compat
 from verl_mars.data.check import CheckReport, Fault, check_files
@@ -23,8 +23,12 @@ from verl_mars.data.prompt_length import PromptLength
 from verl_mars.data.readers import row_batches
 from verl_mars.data.row_notes import RowNotes
 from verl_mars.errors import DataError
-from verl_mars.views import Mono, Row, sources_of_row
+from verl_mars.views import Message, Mono, Row, sources_of_row
 from verl_mars.vision.resize import limits_of
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+    from verl.utils.dataset.rl_dataset import RLHFDataset
 
 _MAX_LEAKS = 2_000_000
 
@@ -108,7 +112,12 @@ def validate(
 
 class _Validation:
     def __init__(
-        self, report: ValidationReport, processor: Any, length: PromptLength, max_length: int | None, max_faults: int
+        self,
+        report: ValidationReport,
+        processor: "ProcessorMixin",
+        length: PromptLength,
+        max_length: int | None,
+        max_faults: int,
     ) -> None:
         self.report = report
         self.processor = processor
@@ -215,10 +224,8 @@ class _Validation:
             chosen.add(max(self.lengths, key=lambda number: (self.lengths[number], -number)))
         return chosen
 
-    def _process(self, file: str, position: int, number: int, row: Row, dataset: Any) -> None:
-        views: list[tuple[str, list[dict[str, Any]], int | None]] = [
-            ("prompt", row["raw_prompt"], self.lengths.get(number))
-        ]
+    def _process(self, file: str, position: int, number: int, row: Row, dataset: "RLHFDataset") -> None:
+        views: list[tuple[str, list[Message], int | None]] = [("prompt", row["raw_prompt"], self.lengths.get(number))]
         try:
             for source in sources_of_row(row) if row.get("sources") else ():
                 views.append((f"sources: {source.name}", Mono(source).render(row)["raw_prompt"], None))
@@ -235,7 +242,7 @@ class _Validation:
                 self.add(file, position, "length", key, f"{tokens} tokens from the processor, {expected} computed")
 
 
-def _verl_dataset(files: Sequence[str], processor: Any, cache: str) -> Any:
+def _verl_dataset(files: Sequence[str], processor: "ProcessorMixin", cache: str) -> "RLHFDataset":
     """verl's data set over the files, without its filter and without a copy in the user's cache."""
     _compat.define_missing_torchvision_ops()
     import datasets
@@ -263,7 +270,7 @@ def _verl_dataset(files: Sequence[str], processor: Any, cache: str) -> Any:
             datasets.utils.logging.enable_progress_bar()
 
 
-def _processed_length(messages: list[dict[str, Any]], processor: Any, dataset: Any) -> int:
+def _processed_length(messages: list[Message], processor: "ProcessorMixin", dataset: "RLHFDataset") -> int:
     """Tokens of a prompt, made the way verl's agent loop makes it."""
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 

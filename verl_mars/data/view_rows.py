@@ -18,11 +18,11 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +31,8 @@ from verl_mars.data.files import whole_file
 from verl_mars.data.readers import as_files, open_parquet, row_batches
 from verl_mars.data.schema import to_table
 from verl_mars.errors import DataError, UsageError
-from verl_mars.views import Fused, Message, Mono, MonoPrompt, Shuffled, Source, Subset, sources_of_row
+from verl_mars.fields import FieldDict, Fields
+from verl_mars.views import Fused, Message, Mono, MonoPrompt, RolloutView, Shuffled, Source, Subset, sources_of_row
 
 KINDS = ("fused", "mono", "blind", "leave_one_out", "shuffled", "repeat", "subsets")
 MOST_SUBSET_SOURCES = 6
@@ -80,7 +81,7 @@ def read_mono_prompt(text: str) -> MonoPrompt:
     raise UsageError(f"--mono-prompt {text}: allowed are {', '.join(get_args(MonoPrompt))}")
 
 
-def messages_of_row(row: Mapping[str, Any]) -> list[Message]:
+def messages_of_row(row: Fields) -> list[Message]:
     """A row's prompt with an image part for each ``<image>``, as verl's data set builds it.
 
     Raises:
@@ -93,7 +94,7 @@ def messages_of_row(row: Mapping[str, Any]) -> list[Message]:
         raise DataError(f"the prompt has {tags} <image>, but the row has {len(images)} images")
     messages = []
     for message in row["prompt"]:
-        content: Any = message["content"]
+        content = message["content"]
         if "<image>" in content:
             pieces = [piece for piece in _IMAGE_TAG.split(content) if piece]
             content = [_part(next(supply)) if piece == "<image>" else _text(piece) for piece in pieces]
@@ -101,7 +102,7 @@ def messages_of_row(row: Mapping[str, Any]) -> list[Message]:
     return messages
 
 
-def _part(image: Any) -> Message:
+def _part(image: Fields | str) -> Message:
     entry = {"image": image} if isinstance(image, str) else {k: v for k, v in image.items() if v is not None}
     return {"type": "image", **entry}
 
@@ -125,7 +126,7 @@ class ViewedRows:
 
     def __init__(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Fields],
         kinds: Sequence[str],
         *,
         mono_prompt: MonoPrompt = "repeat",
@@ -157,7 +158,9 @@ class ViewedRows:
         except ValueError as error:
             raise DataError(f"{_where(number, row)}: {error}") from None
 
-    def _views(self, number: int, sources: tuple[Source, ...]) -> Iterator[tuple[str, str, Sequence[Source], Any]]:
+    def _views(
+        self, number: int, sources: tuple[Source, ...]
+    ) -> Iterator[tuple[str, str, Sequence[Source], RolloutView]]:
         for kind in self.kinds:
             if kind == "fused":
                 yield "fused", kind, sources, Fused()
@@ -189,13 +192,13 @@ class ViewedRows:
                 self.left_out[kind] += 1
 
 
-def view_row(row: Mapping[str, Any], view: AskedView, index: int) -> dict[str, Any]:
+def view_row(row: Fields, view: AskedView, index: int) -> FieldDict:
     """A view as a row that stock verl loads: ``data_source`` is ``set@view``, ``extra_info`` says where it comes from.
 
     All its images are one source with the view's name. Sizes of images are dropped, since they belong to the fused row;
     a grounding truth holds the size that its boxes are in.
     """
-    images: list[Any] = []
+    images: list[FieldDict] = []
     prompt = []
     for message in view.messages:
         content = message["content"]
@@ -211,7 +214,7 @@ def view_row(row: Mapping[str, Any], view: AskedView, index: int) -> dict[str, A
         "index": index,
         "sample_id": f"{extra.get('sample_id', extra['index'])}@{view.name}",
     }
-    sources: list[dict[str, Any]] = row["sources"]
+    sources: list[FieldDict] = row["sources"]
     if view.kind != "fused":
         own = {"name": view.name, "images": list(range(len(images))), "prompt": None, "ground_truth": None}
         sources = [own] if images else []
@@ -282,12 +285,12 @@ def _with_view(schema: pa.Schema) -> pa.Schema:
     return schema.set(place, pa.field("extra_info", extra)).remove_metadata()
 
 
-def _where(number: int, row: Mapping[str, Any]) -> str:
+def _where(number: int, row: Fields) -> str:
     extra = row.get("extra_info") or {}
     return f"row {number}" + (f" ({extra['sample_id']})" if extra.get("sample_id") else "")
 
 
-def _sources(number: int, row: Mapping[str, Any]) -> tuple[Source, ...]:
+def _sources(number: int, row: Fields) -> tuple[Source, ...]:
     try:
         sources = sources_of_row(row)
     except ValueError as error:
@@ -303,9 +306,9 @@ def _sources(number: int, row: Mapping[str, Any]) -> tuple[Source, ...]:
     return sources
 
 
-def _donors(rows: Sequence[Mapping[str, Any]], sources: Sequence[tuple[Source, ...]], seed: int) -> dict[int, int]:
+def _donors(rows: Sequence[Fields], sources: Sequence[tuple[Source, ...]], seed: int) -> dict[int, int]:
     """Row -> the row whose images it is shown: the same sources with as many images each, another scene and images."""
-    alike: dict[Any, list[int]] = defaultdict(list)
+    alike: dict[Hashable, list[int]] = defaultdict(list)
     for number, own in enumerate(sources):
         alike[tuple((source.name, source.images) for source in own)].append(number)
     donors = {}
@@ -320,6 +323,6 @@ def _donors(rows: Sequence[Mapping[str, Any]], sources: Sequence[tuple[Source, .
     return donors
 
 
-def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _differ(one: Fields, other: Fields) -> bool:
     scene, other_scene = (row["extra_info"].get("group") for row in (one, other))
     return (scene is None or scene != other_scene) and one["images"] != other["images"]

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,16 +17,17 @@ from verl_mars.data.row_maker import BuiltRow, RowMaker
 from verl_mars.data.sample import Reject
 from verl_mars.data.splits import Job
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict
 
 CHUNK = 64
 SERIAL = 512
 """Samples of this process before workers are started: a short conversion needs none."""
-Outcome = BuiltRow | dict[str, Any]
-Item = Job | dict[str, Any]
+Outcome = BuiltRow | FieldDict
+Item = Job | FieldDict
 """A sample, or a reject of the converter."""
 
 
-def outcomes(maker: RowMaker, items: Iterator[Item], workers: int) -> Generator[tuple[Job | None, Any], None, None]:
+def outcomes(maker: RowMaker, items: Iterator[Item], workers: int) -> Generator[tuple[Job | None, Outcome], None, None]:
     """(job, row or reject) in the order of ``items``; (None, reject) for a reject of the converter.
 
     Raises:
@@ -68,12 +68,12 @@ def outcome(maker: RowMaker, job: Job) -> Outcome:
         return reject(job, explain(error, "record"))
 
 
-def reject(job: Job, error: SampleError) -> dict[str, Any]:
+def reject(job: Job, error: SampleError) -> FieldDict:
     """A line of ``rejects.jsonl``."""
     return {"index": job.index, **asdict(Reject.of(error, job.sample.origin, job.sample.sample_id))}
 
 
-def _joined(chunk: list[Item], future: Future[list[Outcome]]) -> Iterator[tuple[Job | None, Any]]:
+def _joined(chunk: list[Item], future: Future[list[Outcome]]) -> Iterator[tuple[Job | None, Outcome]]:
     results = iter(future.result())
     for item in chunk:
         yield (item, next(results)) if isinstance(item, Job) else (None, item)

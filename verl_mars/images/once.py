@@ -13,15 +13,27 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import wrapt
 
+from verl_mars.fields import Fields
 from verl_mars.views import parts_of
 
-Load = Callable[[Sequence[Mapping[str, Any]]], Awaitable[tuple[Any, ...]]]
-"""Loads the images, videos and sounds of a conversation."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import BatchFeature, ProcessorMixin
+    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers.image_utils import ImageInput
+
+    Process = Callable[[list[Image]], BatchFeature]
+
+T = TypeVar("T")
+Media = tuple[Any, ...]
+"""Images, videos and sounds of a conversation: a list of each, or None."""
+Load = Callable[[Sequence[Fields]], Awaitable[Media]]
+"""Loads the media of a conversation."""
 
 PIXELS, GRID = "pixel_values", "image_grid_thw"
 """Outputs of an image processor that puts the patches of all images one after the other, as Qwen-VL's."""
@@ -51,7 +63,7 @@ class PromptImages:
         self._owners = owners
         self._closed = False
         self._lock = threading.Lock()
-        self._held: dict[int, Any] = {}  # by id: images, and values of messages whose ids are keys
+        self._held: dict[int, object] = {}  # by id: images, and values of messages whose ids are keys
         self._made: dict[int, torch.Tensor] = {}  # by id: outputs of the image processor
         self._loads: dict[Hashable, asyncio.Task] = {}
         self._sent: dict[Hashable, asyncio.Task] = {}
@@ -75,7 +87,7 @@ class PromptImages:
 
     # ------------------------------------------------------------ loading
 
-    async def load(self, messages: Sequence[Mapping[str, Any]], load: Load, piecewise: bool) -> tuple[Any, ...]:
+    async def load(self, messages: Sequence[Fields], load: Load, piecewise: bool) -> Media:
         """Images, videos and sounds of a conversation.
 
         Args:
@@ -90,7 +102,7 @@ class PromptImages:
         loaded = await asyncio.gather(*(self._load_once(one, load) for one in each))
         return [image for images, *_ in loaded for image in images], *loaded[0][1:]
 
-    async def _load_once(self, messages: Sequence[Mapping[str, Any]], load: Load) -> tuple[Any, ...]:
+    async def _load_once(self, messages: Sequence[Fields], load: Load) -> Media:
         key = tuple(map(_identity, parts_of(messages)))
         task = self._loads.get(key)
         if task is None:
@@ -99,7 +111,7 @@ class PromptImages:
         images, *others = await asyncio.shield(task)
         return (None if images is None else list(images)), *others
 
-    async def _load(self, key: Hashable, messages: Sequence[Mapping[str, Any]], load: Load) -> tuple[Any, ...]:
+    async def _load(self, key: Hashable, messages: Sequence[Fields], load: Load) -> Media:
         self._held.update((id(value), value) for part in parts_of(messages) for value in part.values())
         try:
             images, *others = await load(messages)
@@ -110,7 +122,7 @@ class PromptImages:
             self.adopt(image)
         return images, *others
 
-    def adopt(self, image: Any) -> None:
+    def adopt(self, image: "Image") -> None:
         """Let this prompt own an image."""
         if self._closed:
             return  # loaded for a session that was cancelled
@@ -121,17 +133,17 @@ class PromptImages:
 
     # ------------------------------------------------------------ sending
 
-    async def sent(self, images: Sequence[Any], send: Callable[[list[Any]], Awaitable[Any]]) -> Any:
+    async def sent(self, images: "Sequence[Image]", send: "Callable[[list[Image]], Awaitable[T]]") -> T:
         """What ``send`` returned for these images of the prompt, whichever session was the first."""
         return await once_for_all(self._sent, tuple(map(id, images)), lambda: send(list(images)))
 
     # ------------------------------------------------------------ processing
 
-    def made(self, value: Any) -> bool:
+    def made(self, value: object) -> bool:
         """Whether this very object is an output of the image processor for images of this prompt."""
         return id(value) in self._made
 
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """A shallow copy of what ``make`` returned for this key, whoever called it; called from any thread."""
         with self._lock:
             future = self._lists.get(key)
@@ -142,7 +154,7 @@ class PromptImages:
             self._settle(self._lists, {key: future}, lambda: {key: make()})
         return copy.copy(future.result())
 
-    def process(self, images: Sequence[Any], settings: Hashable, process: Callable[[list[Any]], Any]) -> Any:
+    def process(self, images: "Sequence[Image]", settings: Hashable, process: "Process") -> "BatchFeature":
         """The processor's output for some of this prompt's images: made of patches that are there, if possible.
 
         Args:
@@ -151,7 +163,7 @@ class PromptImages:
             process: the processor.
         """
 
-        def make() -> Any:
+        def make() -> "BatchFeature":
             result = self._process(images, settings, process)
             tensors = [value for value in result.values() if isinstance(value, torch.Tensor)]
             with self._lock:
@@ -162,7 +174,7 @@ class PromptImages:
 
         return self.once((tuple(map(id, images)), settings), make)
 
-    def _process(self, images: Sequence[Any], settings: Hashable, process: Callable[[list[Any]], Any]) -> Any:
+    def _process(self, images: "Sequence[Image]", settings: Hashable, process: "Process") -> "BatchFeature":
         keys = [(id(image), settings) for image in images]
         with self._lock:
             new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._patches}
@@ -184,7 +196,7 @@ class PromptImages:
 
         return BatchFeature({PIXELS: pixels, GRID: grid})
 
-    def _cut(self, mine: Mapping[Hashable, Future], images: list[Any], process: Callable[[list[Any]], Any]) -> Any:
+    def _cut(self, mine: Mapping[Hashable, Future], images: "list[Image]", process: "Process") -> "BatchFeature":
         """The processor's output for images that nobody has processed yet; their patches are then known."""
         outputs = []
 
@@ -211,7 +223,7 @@ class PromptImages:
             future.set_result(results[key])
 
 
-async def once_for_all(tasks: dict[Any, asyncio.Task], key: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:
+async def once_for_all(tasks: dict[Hashable, asyncio.Task], key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
     """What ``make`` returned for this key, whichever session was the first."""
     task = tasks.get(key)
     if task is None:
@@ -223,7 +235,7 @@ async def once_for_all(tasks: dict[Any, asyncio.Task], key: Hashable, make: Call
         raise
 
 
-def _split(result: Any, count: int) -> Sequence[Patches | None]:
+def _split(result: "BatchFeature", count: int) -> Sequence[Patches | None]:
     """Each image's patches in the output of an image processor; None where it does not put them one after the other."""
     pixels, grid = result.get(PIXELS), result.get(GRID)
     tensors = isinstance(pixels, torch.Tensor) and isinstance(grid, torch.Tensor)
@@ -235,13 +247,13 @@ def _split(result: Any, count: int) -> Sequence[Patches | None]:
     return [Patches(*pair) for pair in zip(pixels.split(sizes), grid.split(1), strict=True)]
 
 
-def _identity(part: Mapping[str, Any]) -> Hashable:
+def _identity(part: Fields) -> Hashable:
     """Tells the media of a conversation apart: equal texts and numbers are the same, anything else by its id."""
     plain = (str, int, float, bytes, bool, type(None))
     return tuple((key, value if isinstance(value, plain) else id(value)) for key, value in sorted(part.items()))
 
 
-def owner_of(images: Any, owners: Mapping[int, PromptImages]) -> PromptImages | None:
+def owner_of(images: object, owners: Mapping[int, PromptImages]) -> PromptImages | None:
     """The prompt that all these images belong to; None if there is no such prompt."""
     if not isinstance(images, list) or not images:
         return None
@@ -249,12 +261,12 @@ def owner_of(images: Any, owners: Mapping[int, PromptImages]) -> PromptImages | 
     return found.pop() if len(found) == 1 else None
 
 
-def _settings(values: Mapping[str, Any]) -> Hashable:
+def _settings(values: Fields) -> Hashable:
     """Tells settings apart; None if some are tensors or other data, so that they cannot be told apart by their text."""
     return repr(sorted(values.items(), key=str)) if all(map(_is_setting, values.values())) else None
 
 
-def _is_setting(value: Any) -> bool:
+def _is_setting(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(map(_is_setting, value.values()))
     if isinstance(value, list | tuple):
@@ -265,13 +277,13 @@ def _is_setting(value: Any) -> bool:
 class SharedImageProcessor(wrapt.ObjectProxy):
     """An image processor that cuts each image of a prompt to patches once."""
 
-    def __init__(self, wrapped: Any, owners: Mapping[int, PromptImages]) -> None:
+    def __init__(self, wrapped: "BaseImageProcessor", owners: Mapping[int, PromptImages]) -> None:
         super().__init__(wrapped)
         self._self_owners = owners
 
-    def __call__(self, images: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, images: "ImageInput | None" = None, *args: object, **kwargs: object) -> "BatchFeature":
         prompt, settings = owner_of(images, self._self_owners), _settings(kwargs)
-        if prompt is None or args or settings is None:
+        if prompt is None or images is None or args or settings is None:
             return self.__wrapped__(images, *args, **kwargs)
         return prompt.process(images, settings, lambda some: self.__wrapped__(some, **kwargs))
 
@@ -279,15 +291,15 @@ class SharedImageProcessor(wrapt.ObjectProxy):
 class SharedProcessor(wrapt.ObjectProxy):
     """A processor that works on the same text with the same images of a prompt once."""
 
-    def __init__(self, wrapped: Any, owners: Mapping[int, PromptImages]) -> None:
+    def __init__(self, wrapped: "ProcessorMixin", owners: Mapping[int, PromptImages]) -> None:
         super().__init__(wrapped)
         self._self_owners = owners
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> "BatchFeature":
         images, text = kwargs.get("images"), kwargs.get("text")
         prompt = owner_of(images, self._self_owners)
         others = _settings({key: value for key, value in kwargs.items() if key != "images"})
-        if prompt is None or images is None or args or others is None or not isinstance(text, list):
+        if prompt is None or not isinstance(images, list) or args or others is None or not isinstance(text, list):
             return self.__wrapped__(*args, **kwargs)
         key = (tuple(map(id, images)), "text", others)
         return prompt.once(key, lambda: self.__wrapped__(**kwargs))

@@ -12,9 +12,11 @@ nothing is fetched on unpickling.
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from verl_mars.fields import FieldDict, Fields
 
 PARTITION = "mars_images"
 """Of the data plane; nobody else writes to it."""
@@ -22,7 +24,7 @@ PARTITION = "mars_images"
 _references: "weakref.WeakValueDictionary[int, StoredInputs]" = weakref.WeakValueDictionary()
 """The references that came to this process, in the order of their arrival, as long as somebody holds them."""
 _numbers = itertools.count()
-_fetched: dict[str, dict[str, Any]] = {}
+_fetched: dict[str, FieldDict] = {}
 """Tensors by name that this process has fetched."""
 
 
@@ -37,9 +39,7 @@ class StoredInputs:
     they are one object: comparing contents would fetch them.
     """
 
-    def __init__(
-        self, name: str, size: int, limit: int, own: Mapping[str, Any], tensors: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, name: str, size: int, limit: int, own: Fields, tensors: Fields | None = None) -> None:
         """
         Args:
             name: :func:`name_of` the stored tensors.
@@ -50,32 +50,32 @@ class StoredInputs:
         """
         self.name, self.size, self.limit, self.own, self._tensors = name, size, limit, dict(own), tensors
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _arrived, (self.name, self.size, self.limit, self.own)
 
     def __repr__(self) -> str:
         return f"StoredInputs({self.name!r}, {self.size} bytes)"
 
-    def _all(self) -> dict[str, Any]:
+    def _all(self) -> FieldDict:
         return {**(fetch(self) if self._tensors is None else self._tensors), **self.own}
 
-    def items(self) -> Any:
+    def items(self) -> ItemsView[str, object]:
         """Names and values, as of the dict that verl expects."""
         return self._all().items()
 
-    def keys(self) -> Any:
+    def keys(self) -> KeysView[str]:
         """Names of the inputs."""
         return self._all().keys()
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> object:
         """An input by name."""
         return self._all().get(key, default)
 
-    def pop(self, key: str, default: Any = None) -> Any:
+    def pop(self, key: str, default: object = None) -> object:
         """Take out an entry that only this row has; stored tensors stay."""
         return self.own.pop(key, default)
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> object:
         return self._all()[key]
 
     def __contains__(self, key: str) -> bool:
@@ -91,19 +91,23 @@ class StoredInputs:
         return True  # without a look at the contents
 
 
-def _arrived(name: str, size: int, limit: int, own: Mapping[str, Any]) -> StoredInputs:
+VisualInputs = FieldDict | StoredInputs
+"""The visual inputs of a row, there or stored."""
+
+
+def _arrived(name: str, size: int, limit: int, own: Fields) -> StoredInputs:
     """An unpickled reference, known to this process."""
     reference = StoredInputs(name, size, limit, own)
     _references[next(_numbers)] = reference
     return reference
 
 
-def size_of(tensors: Mapping[str, Any]) -> int:
+def size_of(tensors: Fields) -> int:
     """Bytes of the tensors."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def name_of(uid: str, tensors: Mapping[str, Any]) -> str:
+def name_of(uid: str, tensors: Fields) -> str:
     """The name under which a prompt's tensors are stored: ``{uid}_{digest of names, types, shapes and values}``."""
     import torch
     import xxhash
@@ -122,7 +126,7 @@ def uid_of(name: str) -> str:
 
 
 @contextmanager
-def stored_once(inputs: Sequence[Any], limit: int) -> Iterator[list[Any]]:
+def stored_once(inputs: Sequence[object], limit: int) -> Iterator[list[Any]]:
     """Visual inputs of rows that are written for one pass: what several rows share is stored once while it lasts.
 
     Args:
@@ -135,17 +139,23 @@ def stored_once(inputs: Sequence[Any], limit: int) -> Iterator[list[Any]]:
     shared = {
         id(one): one
         for one in inputs
-        if limit and uses[id(one)] > 1 and all(hasattr(value, "nbytes") for value in one.values())
+        if limit
+        and uses[id(one)] > 1
+        and isinstance(one, Mapping)
+        and all(hasattr(value, "nbytes") for value in one.values())
     }
     names = {number: name_of("view", one) for number, one in shared.items()}
     try:
         store.keep_all(PARTITION, {names[number]: one for number, one in shared.items()})
-        yield [StoredInputs(names[id(one)], size_of(one), limit, {}) if id(one) in shared else one for one in inputs]
+        yield [
+            StoredInputs(names[id(one)], size_of(shared[id(one)]), limit, {}) if id(one) in shared else one
+            for one in inputs
+        ]
     finally:
         store.drop(PARTITION, list(dict.fromkeys(names.values())))
 
 
-def fetch(wanted: StoredInputs) -> dict[str, Any]:
+def fetch(wanted: StoredInputs) -> FieldDict:
     """The stored tensors of a reference.
 
     What no reference of this process names any more is dropped first. Then the tensors of all that it does name come in
@@ -174,7 +184,7 @@ def fetch(wanted: StoredInputs) -> dict[str, Any]:
     return _fetched[wanted.name]
 
 
-def _read(names: list[str]) -> dict[str, dict[str, Any]]:
+def _read(names: list[str]) -> dict[str, FieldDict]:
     """Stored tensors by name, each compared with the digest in its name."""
     from verl_mars import store
 

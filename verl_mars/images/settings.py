@@ -1,10 +1,13 @@
 """Settings under ``data.images_once``."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from verl_mars.config import Settings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SECTION = "data.images_once"
 
@@ -25,7 +28,7 @@ class ImagesOnce(Settings):
         return int(self.max_gib * 2**30)
 
     @classmethod
-    def of(cls, config: Any) -> "ImagesOnce":
+    def of(cls, config: "DictConfig") -> "ImagesOnce":
         """The settings of a run's whole configuration.
 
         Raises:

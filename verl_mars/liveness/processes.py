@@ -2,14 +2,19 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from verl.trainer.ppo.v1 import PPOTrainer
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from verl.experimental.agent_loop import AgentLoopManager
+    from verl.workers.rollout.llm_server import LLMServerManager
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ class Crew:
 
     name: str
     """Name of one of them, for messages."""
-    actors: Sequence[Any]
+    actors: "Sequence[ActorHandle]"
     loses: str
     """What is lost if one dies."""
     can_shrink: bool = False
@@ -44,9 +49,9 @@ class Watch:
 
     def __init__(self, crews: Sequence[Crew]) -> None:
         self._crews = crews
-        self._asked: dict[Any, Any] = {}
+        self._asked: dict[ActorHandle, ray.ObjectRef] = {}
         """The ping that each living process has not answered yet."""
-        self._dead: dict[Any, str] = {}
+        self._dead: dict[ActorHandle, str] = {}
         self._last = 0.0
         self._ask()
 
@@ -61,7 +66,7 @@ class Watch:
             self._raise()
 
     @contextmanager
-    def explaining(self, advice: Any) -> Iterator[None]:
+    def explaining(self, advice: Callable[[], str]) -> Iterator[None]:
         """Replace an error inside the block that a dead process caused. ``advice()`` ends the message.
 
         Raises:
@@ -100,7 +105,7 @@ class Watch:
         self._ask()
         self._last = time.monotonic()
 
-    def _bury(self, actor: Any, error: ActorDiedError) -> None:
+    def _bury(self, actor: "ActorHandle", error: ActorDiedError) -> None:
         self._dead[actor] = _reason(error)
         for crew in self._crews:
             if actor in crew.actors and crew.can_shrink:
@@ -117,7 +122,11 @@ class Watch:
                 raise ProcessDied(f"{which} died, and with it {crew.loses}. {why}")
 
 
-def crews(agent_loop_manager: Any, server_managers: Sequence[Any], reward_workers: Sequence[Any]) -> list[Crew]:
+def crews(
+    agent_loop_manager: "AgentLoopManager",
+    server_managers: "Sequence[LLMServerManager]",
+    reward_workers: "Sequence[ActorHandle]",
+) -> list[Crew]:
     """The processes that roll out and score for a trainer of verl."""
     replicas = [replica for manager in server_managers for replica in manager.get_replicas()]
     servers = [server for replica in replicas for server in replica.servers]
@@ -135,7 +144,7 @@ class EndsWithDeadProcesses(PPOTrainer):
         """Advice at the end of the explanation."""
         return ""
 
-    def fit(self, agent_loop_manager: Any) -> None:
+    def fit(self, agent_loop_manager: "AgentLoopManager") -> None:
         """Run verl's loop; if a required process dies, raise with an explanation instead of hanging."""
         managers = [self.llm_server_manager, getattr(self, "standalone_server_manager", None)]
         reward_workers = self.get_reward_handles() or []

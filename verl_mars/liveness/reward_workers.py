@@ -2,16 +2,21 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray.exceptions import ActorDiedError, RayError
 
 from verl_mars import _compat
+from verl_mars.fields import FieldDict
 
 logger = logging.getLogger(__name__)
 
-
-_Worker: Any = _compat.agent_loop_worker_class()
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ as _Worker
+else:
+    _Worker = _compat.agent_loop_worker_class()
 
 
 class LivingRewardWorkers(_Worker):
@@ -22,10 +27,10 @@ class LivingRewardWorkers(_Worker):
     its scorer must not kill them all. If the last one dies, every session fails and the trainer ends the run.
     """
 
-    reward_loop_worker_handles: list[Any] | None
-    _asked: dict[Any, "asyncio.Task[None]"]
+    reward_loop_worker_handles: "list[ActorHandle] | None"
+    _asked: "dict[ActorHandle, asyncio.Task[None]]"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self._asked = {}
 
@@ -35,7 +40,7 @@ class LivingRewardWorkers(_Worker):
             if worker not in self._asked or self._asked[worker].done():
                 self._asked[worker] = asyncio.create_task(self._ask(worker))
 
-    async def _ask(self, worker: Any) -> None:
+    async def _ask(self, worker: "ActorHandle") -> None:
         try:
             await worker.__ray_ready__.remote()
         except ActorDiedError as error:
@@ -52,11 +57,11 @@ class LivingRewardWorkers(_Worker):
             self.reward_loop_worker_handles = left
         return bool(left)
 
-    def scored_again(self, session: dict[str, Any]) -> bool:
+    def scored_again(self, session: FieldDict) -> bool:
         """Whether a session, by its keywords, is scored by another worker if one dies over it."""
         return True
 
-    async def _compute_score(self, outputs: Any, kwargs: dict) -> None:
+    async def _compute_score(self, outputs: "list[AgentLoopOutput]", kwargs: dict) -> None:
         try:
             await super()._compute_score(outputs, kwargs=kwargs)
         except ActorDiedError as death:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
@@ -29,7 +28,7 @@ class WaitsThatEnd(ReplayBuffer):
 
     def _evict_terminal_groups(
         self, global_steps: int, partition_id: str, eviction_reasons: tuple[set[str], set[str], set[str], Counter]
-    ) -> Any:
+    ) -> tuple[set[str], int, int, dict]:
         failed, finished = eviction_reasons[2], frozenset(self.finished_keys[partition_id])
         if finished - self._finished_before:
             self._failed_in_a_row = 0

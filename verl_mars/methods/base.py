@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from verl_mars.config import Settings
+from verl_mars.fields import Columns, Fields
 from verl_mars.rows import AnchorRows, Tags
-from verl_mars.views import MonoPrompt, RescoreView, RolloutView, Row, Trajectory
+from verl_mars.views import Message, MonoPrompt, RescoreView, RolloutView, Row, Trajectory
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from PIL.Image import Image
+    from transformers import ProcessorMixin
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Session:
     """Tells sessions of one view apart."""
     greedy: bool = False
     """Sample greedily; otherwise like the fused sessions."""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Fields = field(default_factory=dict)
     """Changes to the sampling parameters of the fused sessions, as ``{"max_tokens": 64}``."""
     timeout_seconds: float = 600.0
     """A session that takes longer has failed: its anchor is missing."""
@@ -48,7 +51,7 @@ class PromptContext:
     total_steps: int
     seed: Callable[[str], int]
     """A number below 2**31 for a purpose named by a text; it depends on the run's seed, the step and the prompt."""
-    load_images: Callable[[Sequence[Mapping[str, Any]]], Awaitable[list["Image"]]]
+    load_images: Callable[[Sequence[Fields]], Awaitable[list["Image"]]]
     """The images of a conversation as the agent loop loads them: decoded, at the size that the model sees."""
 
 
@@ -58,7 +61,7 @@ class Presentation:
 
     prompt: Row
     """The prompt to roll out. Each of its entries becomes a field of the prompt's rows."""
-    stored_messages: Any = None
+    stored_messages: Sequence[Message] | None = None
     """``raw_prompt`` of the rows, if it should not be that of ``prompt``, as for images that exist in memory only."""
     other_images: Sequence["Image"] | None = None
     """Images of the view that the rows are rescored under; their visual inputs become the field
@@ -69,9 +72,9 @@ class Presentation:
 class ViewContext:
     """Context for making the views that rows are rescored under."""
 
-    config: Any
+    config: "DictConfig"
     """The run's configuration."""
-    processor: Any
+    processor: "ProcessorMixin"
     step: int
     seed: int
     """Of the run; a view that draws random numbers derives them from it, the step and the row's key."""
@@ -85,7 +88,7 @@ class RowsToView:
     real: torch.Tensor  # (B,) bool: not padding
     trajectories: Sequence[Trajectory]
     """Without visual inputs; a method that needs them lists ``multi_modal_inputs`` in ``view_fields``."""
-    fields: Mapping[str, list[Any]]
+    fields: Columns
     """The fields in ``Method.view_fields``, one value a row."""
 
 
@@ -106,7 +109,7 @@ class RowValues:
     reverse_divergence: torch.Tensor | None = None  # (B, T) KL(other view || own view)
     entropy: torch.Tensor | None = None  # (B, T) of the policy under the row's own view
     forward_type: torch.dtype = torch.float32  # of the forward passes that made the log-probs
-    fields: Mapping[str, list[Any]] = field(default_factory=dict)  # Method.fields, one value a row
+    fields: Columns = field(default_factory=dict)  # Method.fields, one value a row
     reward_details: Mapping[str, torch.Tensor] = field(default_factory=dict)  # (B,) Method.reward_details, NaN = none
 
     @property
@@ -122,7 +125,7 @@ class Inputs(RowValues):
     rewards: torch.Tensor  # (B, T); a row's reward is the sum over its tokens
     response_mask: torch.Tensor  # (B, T) 1 on tokens that the policy sampled
     index: Any  # (B,) uid of each row's prompt; rows in any order
-    config: Any  # the section `algorithm`; None outside a run
+    config: "DictConfig | None"  # the section `algorithm`; None outside a run
 
     @property
     def inside(self) -> torch.Tensor:
@@ -156,7 +159,7 @@ class FinishedGroups:
 
     uids: Sequence[str]  # (R,)
     rewards: torch.Tensor  # (R,)
-    fields: Mapping[str, Any]
+    fields: Fields
     """The columns in ``Method.group_fields``."""
 
 
@@ -210,7 +213,7 @@ class Method:
     counts: frozenset[str] = frozenset()
     """Metrics that are added up over the local updates of a step; all others are averaged."""
 
-    def __init__(self, algorithm: Any = None) -> None:
+    def __init__(self, algorithm: "DictConfig | None" = None) -> None:
         """
         Args:
             algorithm: the section ``algorithm`` of a configuration; None: defaults.
@@ -223,11 +226,11 @@ class Method:
 
     # ------------------------------------------------------------ before a run
 
-    def faults(self, config: Any) -> Iterator[str]:
+    def faults(self, config: "DictConfig") -> Iterator[str]:
         """A sentence for each setting of a run that the method cannot work with: key, value and cure."""
         return iter(())
 
-    def cautions(self, config: Any) -> Iterator[str]:
+    def cautions(self, config: "DictConfig") -> Iterator[str]:
         """A sentence for each setting that the method works with, but not as a user may expect. They are logged."""
         return iter(())
 

@@ -5,18 +5,22 @@ back. What a method needs beyond these, and what it returns beyond them, goes th
 trainer sets for the length of verl's advantage computation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import Inputs, Method, Result, RowValues
 from verl_mars.methods.table import METHODS
 from verl_mars.rows import AnchorRows
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 Estimator = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -86,8 +90,8 @@ def estimator(name: str) -> Estimator:
     def advantages(
         token_level_rewards: torch.Tensor,
         response_mask: torch.Tensor,
-        index: Any = None,
-        config: Any = None,
+        index: "Sequence[Hashable] | None" = None,
+        config: "DictConfig | None" = None,
         **known: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages of a method in verl's estimator signature.
@@ -108,7 +112,12 @@ def estimator(name: str) -> Estimator:
             ValueError: values are missing, and which setting hands them over; wrong settings; or as the method's
                 mathematics says.
         """
-        given = {"rewards": token_level_rewards, "response_mask": response_mask, "index": index, "config": config}
+        given: FieldDict = {
+            "rewards": token_level_rewards,
+            "response_mask": response_mask,
+            "index": index,
+            "config": config,
+        }
         handover = _handover.get()
         values = _values_outside(len(response_mask), known)
         if handover is None or handover.method.name != name or values is not None:
@@ -124,9 +133,9 @@ def estimator(name: str) -> Estimator:
     return advantages
 
 
-def _values_outside(rows: int, known: dict[str, Any]) -> RowValues | None:
+def _values_outside(rows: int, known: FieldDict) -> RowValues | None:
     """The values that a caller outside a trainer gives; None if it gives none."""
-    values: dict[str, Any] = {name: known[name] for name in _TOKEN_VALUES if known.get(name) is not None}
+    values: FieldDict = {name: known[name] for name in _TOKEN_VALUES if known.get(name) is not None}
     scores = known.get("anchor_scores")
     if scores is not None:
         none = torch.full_like(scores, torch.nan)
@@ -140,5 +149,5 @@ def _no_values(rows: int) -> RowValues:
     return RowValues(real=torch.ones(rows, dtype=torch.bool), last_output=torch.arange(rows))
 
 
-def _of(values: RowValues) -> dict[str, Any]:
+def _of(values: RowValues) -> FieldDict:
     return {entry.name: getattr(values, entry.name) for entry in fields(RowValues)}

@@ -6,7 +6,7 @@ The mathematics is in :mod:`verl_mars.algos.mars`.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,12 +21,15 @@ from verl_mars.algos.gain import (
     open_gates,
     teaches,
 )
-from verl_mars.algos.mars import GroupStatistics, group_statistics
+from verl_mars.algos.mars import Groups, GroupStatistics, group_statistics
 from verl_mars.config import Settings
 from verl_mars.methods.base import FinishedGroups, Inputs, Method, Result, Session
 from verl_mars.methods.mars_metrics import group_metrics, session_metrics
 from verl_mars.rows import anchor_matrix, as_list
 from verl_mars.views import Mono, MonoPrompt, Row, Source, sources_of_row
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class MarsSettings(Settings):
@@ -106,7 +109,7 @@ class Mars(Method):
     anchor_values = ("acc", "format", "truncated")
     counts = frozenset(("mars/missing_anchors", "mars/truncated_anchors", "mars/anchor_tokens", "mars/kept_groups"))
 
-    def __init__(self, algorithm: Any = None) -> None:
+    def __init__(self, algorithm: "DictConfig | None" = None) -> None:
         super().__init__(algorithm)
         self.anchor_epochs = self.settings.anchor_every
         self.mono_prompt = self.settings.mono_prompt
@@ -118,7 +121,7 @@ class Mars(Method):
         if self.settings.gain_gate != "none" or self.settings.anchor_key == "acc":
             self.group_fields += ("anchor_acc", "extra_fields")
 
-    def faults(self, config: Any) -> Iterator[str]:
+    def faults(self, config: "DictConfig") -> Iterator[str]:
         if config.algorithm.use_kl_in_reward:
             yield (
                 "algorithm.use_kl_in_reward = True with adv_estimator=mars: the fused rewards would carry a KL penalty "
@@ -140,7 +143,7 @@ class Mars(Method):
             )
         yield from self._option_faults(config)
 
-    def _option_faults(self, config: Any) -> Iterator[str]:
+    def _option_faults(self, config: "DictConfig") -> Iterator[str]:
         settings = self.settings
         if settings.anchor_decoding == "greedy" and settings.anchors_per_source > 1:
             yield (
@@ -160,7 +163,7 @@ class Mars(Method):
                 f"reward.reward_kwargs.accuracy_weight = {scored}; leave the former out, or set both to one value"
             )
 
-    def cautions(self, config: Any) -> Iterator[str]:
+    def cautions(self, config: "DictConfig") -> Iterator[str]:
         rollout = config.actor_rollout_ref.rollout
         cut = [f"top_p = {rollout.top_p}"] if rollout.top_p < 1 else []
         cut += [f"top_k = {rollout.top_k}"] if rollout.top_k not in (-1, 0, None) else []
@@ -244,7 +247,7 @@ class Mars(Method):
     def _anchored(
         self,
         scores: torch.Tensor,
-        uids: Any,
+        uids: Groups,
         anchors: torch.Tensor,
         values: Mapping[str, torch.Tensor],
         accuracy: torch.Tensor,
@@ -321,5 +324,5 @@ def all_but(source: Source, sources: Sequence[Source]) -> Source:
     return Source(f"all_but_{source.name}", images)
 
 
-def _normalizes(algorithm: Any) -> bool:
+def _normalizes(algorithm: "DictConfig | None") -> bool:
     return True if algorithm is None else bool(algorithm.get("norm_adv_by_std_in_grpo", True))

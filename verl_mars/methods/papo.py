@@ -4,7 +4,7 @@ The mathematics is in :mod:`verl_mars.algos.papo`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from verl_mars.algos.papo import perception_advantage
 from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
 from verl_mars.methods.reshaping import MASKED_FIELDS, Reshaping, ReshapingSettings, masked_views
 from verl_mars.views import RescoreView
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class PapoSettings(ReshapingSettings):
@@ -40,7 +43,7 @@ class Papo(Reshaping):
     Settings = PapoSettings
     view_fields = MASKED_FIELDS
 
-    def faults(self, config: Any) -> Iterator[str]:
+    def faults(self, config: "DictConfig") -> Iterator[str]:
         yield from super().faults(config)
         if self.exact:
             yield (
@@ -64,7 +67,7 @@ class Papo(Reshaping):
         }
         return Result(shaped, tokens, (dependency, added - settings.eta))
 
-    def own_metrics(self, inputs: Inputs, details: Any) -> dict[str, float]:
+    def own_metrics(self, inputs: Inputs, details: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """``papo/perception_kl`` and ``papo/pull``, means over the response tokens, and ``papo/clipped_tokens``, the
         share whose divergence is above the clip."""
         dependency, pull = details

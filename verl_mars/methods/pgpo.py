@@ -4,13 +4,13 @@ The mathematics is in :mod:`verl_mars.algos.pgpo`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
 from verl_mars.algos.divergence import sampled_dependency
-from verl_mars.algos.pgpo import SMALLEST_SPANS, effective_tokens, weigh_tokens
+from verl_mars.algos.pgpo import SMALLEST_SPANS, TokenWeights, effective_tokens, weigh_tokens
 from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
 from verl_mars.methods.reshaping import Reshaping, ReshapingSettings, blind_view
 from verl_mars.views import RescoreView
@@ -72,7 +72,7 @@ class Pgpo(Reshaping):
         }
         return Result(advantages * weighed.weights.to(advantages), tokens, (dependency, weighed))
 
-    def own_metrics(self, inputs: Inputs, details: Any) -> dict[str, float]:
+    def own_metrics(self, inputs: Inputs, details: tuple[torch.Tensor, TokenWeights]) -> dict[str, float]:
         """``pgpo/dependency_mean``, ``pgpo/boosted_tokens`` and ``pgpo/weight_max`` over the response tokens of the
         batch, and ``pgpo/effective_tokens``, a mean over its responses."""
         dependency, weighed = details

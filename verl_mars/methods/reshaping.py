@@ -3,18 +3,23 @@
 import hashlib
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from verl_mars.config import Settings
 from verl_mars.errors import UserError
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import Inputs, Method, Result, RowsToView, ViewContext
 from verl_mars.methods.table import METHODS
 from verl_mars.views import Blind, OtherPixels, RescoreView
 from verl_mars.vision.patches import PatchLayout, mask_patches
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from transformers import ProcessorMixin
 
 _GIVEN = ("token_level_rewards", "response_mask", "index", "config", "norm_adv_by_std_in_grpo")
 """Arguments that a base estimator of verl's registry is called with."""
@@ -43,7 +48,7 @@ class Reshaping(Method):
     one_value = False
     rescores = True
 
-    def __init__(self, algorithm: Any = None) -> None:
+    def __init__(self, algorithm: "DictConfig | None" = None) -> None:
         super().__init__(algorithm)
         self.base_name = self.settings.base
         self.exact = self.settings.divergence == "exact"
@@ -104,11 +109,11 @@ class Reshaping(Method):
 
     # ------------------------------------------------------------ before a run
 
-    def cautions(self, config: Any) -> Iterator[str]:
+    def cautions(self, config: "DictConfig") -> Iterator[str]:
         if self.base is not None:
             yield from self.base.cautions(config)
 
-    def faults(self, config: Any) -> Iterator[str]:
+    def faults(self, config: "DictConfig") -> Iterator[str]:
         if self.base is None:
             yield from base_faults(self.base_name, f"algorithm.{self.name}.base")
         else:
@@ -133,7 +138,7 @@ class Reshaping(Method):
                 )
 
 
-def blind_view(processor: Any) -> Blind:
+def blind_view(processor: "ProcessorMixin") -> Blind:
     """The view without the visual tokens of a processor.
 
     Raises:
@@ -169,7 +174,7 @@ def masked_views(rows: RowsToView, context: ViewContext, share: float) -> list[R
         ValueError: the processor is not of the Qwen-VL family.
     """
     layout = PatchLayout.of(context.processor)
-    made: dict[Any, OtherPixels] = {}
+    made: dict[Hashable, OtherPixels] = {}
     views: list[RescoreView | None] = []
     columns = (rows.fields[name] for name in MASKED_FIELDS)
     for pixels, index, real in zip(*columns, rows.real.tolist(), strict=True):
@@ -227,7 +232,7 @@ def base_advantages(name: str, inputs: Inputs, where: str) -> torch.Tensor:
 
     estimator = get_adv_estimator_fn(name)
     parameters = inspect.signature(estimator).parameters
-    options: dict[str, Any] = {"config": inputs.config}
+    options: FieldDict = {"config": inputs.config}
     if inputs.config is not None and "norm_adv_by_std_in_grpo" in parameters:
         options["norm_adv_by_std_in_grpo"] = inputs.config.get("norm_adv_by_std_in_grpo", True)
     rows = inputs.counted.nonzero()[:, 0]
@@ -249,7 +254,7 @@ def base_advantages(name: str, inputs: Inputs, where: str) -> torch.Tensor:
     return values[inputs.last_output] * inputs.response_mask
 
 
-def exact_faults(config: Any, where: str) -> Iterator[str]:
+def exact_faults(config: "DictConfig", where: str) -> Iterator[str]:
     """Settings that comparing views over the whole vocabulary cannot be combined with."""
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     if actor.strategy not in ("fsdp", "fsdp2"):

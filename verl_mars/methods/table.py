@@ -4,10 +4,13 @@ import importlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars.errors import UserError
 from verl_mars.methods.base import Method
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 GROUP = "verl_mars.methods"
 """Entry points of other packages: ``name = module:Class``."""
@@ -73,7 +76,7 @@ class MethodTable(Mapping[str, type[Method]]):
 METHODS = MethodTable()
 
 
-def method_of(algorithm: Any) -> Method:
+def method_of(algorithm: "DictConfig") -> Method:
     """The method of a run; :class:`Method` itself for an estimator of verl's own.
 
     Args:

@@ -5,7 +5,7 @@ The mathematics is in :mod:`verl_mars.algos.vogue`.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -34,6 +34,9 @@ from verl_mars.methods.base import (
 from verl_mars.methods.reshaping import Reshaping, ReshapingSettings
 from verl_mars.rows import NOISY, OTHER_VISUAL_INPUTS
 from verl_mars.views import Noise, Noisy, OtherPixels, RescoreView, Row, with_images
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class VogueSettings(ReshapingSettings):
@@ -74,12 +77,12 @@ class Vogue(Reshaping):
     needs_entropy = True
     view_pixels = OTHER_VISUAL_INPUTS
 
-    def __init__(self, algorithm: Any = None) -> None:
+    def __init__(self, algorithm: "DictConfig | None" = None) -> None:
         super().__init__(algorithm)
         # With `exact` the pixels stay in the store; the workers read them there.
         self.view_fields = (NOISY,) if self.exact else (NOISY, OTHER_VISUAL_INPUTS)
 
-    def faults(self, config: Any) -> Iterator[str]:
+    def faults(self, config: "DictConfig") -> Iterator[str]:
         yield from super().faults(config)
         paper = self.settings.variant == "paper"
         share = (paper_share if paper else released_share)(*self._bonuses)
@@ -145,7 +148,7 @@ class Vogue(Reshaping):
         tokens = {"uncertainty": TokenValues(divergence, "divergence between the raw and the noisy view, nats")}
         return Result((shaped * inputs.response_mask).to(advantages), tokens, divergence)
 
-    def own_metrics(self, inputs: Inputs, details: Any) -> dict[str, float]:
+    def own_metrics(self, inputs: Inputs, details: torch.Tensor) -> dict[str, float]:
         """``vogue/uncertainty``, mean divergence in noisy groups, and ``vogue/noisy_share`` of the groups."""
         noisy = self._noisy(inputs)
         metrics = mean_over("vogue/uncertainty", details, inputs.inside & noisy[:, None])

@@ -4,7 +4,7 @@ The mathematics is in :mod:`verl_mars.algos.vppo`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from verl_mars.algos.vppo import pivotal_tokens, response_scale
 from verl_mars.methods.base import Inputs, Result, RowsToView, TokenValues, ViewContext, mean_over
 from verl_mars.methods.reshaping import MASKED_FIELDS, Reshaping, ReshapingSettings, masked_views
 from verl_mars.views import RescoreView
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class VppoSettings(ReshapingSettings):
@@ -44,7 +47,7 @@ class Vppo(Reshaping):
     Settings = VppoSettings
     view_fields = MASKED_FIELDS
 
-    def faults(self, config: Any) -> Iterator[str]:
+    def faults(self, config: "DictConfig") -> Iterator[str]:
         yield from super().faults(config)
         low, high = self.settings.scale_min, self.settings.scale_max
         if low > (1.0 if high is None else high):
@@ -74,7 +77,7 @@ class Vppo(Reshaping):
         }
         return Result(shaped, tokens, (dependency, pivotal, scale))
 
-    def own_metrics(self, inputs: Inputs, details: Any) -> dict[str, float]:
+    def own_metrics(self, inputs: Inputs, details: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """``vppo/dependency_mean`` over the response tokens, ``vppo/pivotal_dependency`` over those that keep their
         gradient, and ``vppo/scale_max``, the largest factor of a response."""
         dependency, pivotal, scale = details

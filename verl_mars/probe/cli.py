@@ -4,11 +4,15 @@ Exit codes: 0 done; 1 the probe could not be made or finished; 2 a wrong argumen
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
     from verl_mars.probe.figures import Figures
     from verl_mars.probe.options import Options
     from verl_mars.probe.run import Outcome
@@ -109,7 +113,7 @@ def _print(options: "Options", outcome: "Outcome") -> None:
     console.print(f"\nreport: {options.out / 'report.html'}")
 
 
-def _tables(figures: "Figures") -> Any:
+def _tables(figures: "Figures") -> "Iterator[tuple[str, Table]]":
     from rich.table import Table
 
     from verl_mars.probe.verdict import interval, percent, points

@@ -6,11 +6,11 @@ Every figure is the mean of one number a row, so one resampling of scenes gives 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verl_mars.fields import FieldDict
 from verl_mars.probe.shares import CLASSES, MOST_SHAPLEY_SOURCES, mean_of_sources, row_class, shapley
 from verl_mars.probe.statistics import Estimate, cluster_numbers, holm, means, rows_needed, sign_flip_p, smallest
 
@@ -190,7 +190,7 @@ def _values(row: ScoredRow) -> dict[frozenset[str], float]:
 
 def compare(
     rows: Sequence[ScoredRow], others: Sequence[ScoredRow], *, resamples: int = 4000, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, FieldDict]:
     """This probe minus another, paired by row: the accuracy of each view that both have, and the information gain.
 
     Returns:

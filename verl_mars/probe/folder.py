@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from verl_mars.data.files import whole_file
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.probe.engine import Answer, ProbeError
 
 IDENTITY, RESPONSES, SUMMARY = "probe.json", "responses.jsonl", "summary.json"
@@ -25,7 +24,7 @@ class Line:
     view: str
     sample: int
     answer: Answer
-    fields: Mapping[str, Any]
+    fields: Fields
     """As read from the file: ground truth, extra_info, ..."""
 
 
@@ -40,7 +39,7 @@ class Folder:
         ProbeError: the folder holds another probe, or files that are no probe's; nothing is written then.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Fields) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise ProbeError(f"--out {path}: a file is there; choose a folder")
@@ -74,7 +73,7 @@ class Appender:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")
 
-    def write(self, entry: Mapping[str, Any]) -> None:
+    def write(self, entry: Fields) -> None:
         """Write a line, so that it outlives the process."""
         self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")
         self._file.flush()
@@ -86,7 +85,7 @@ class Appender:
         self._file.close()
 
 
-def read_identity(path: Path) -> dict[str, Any]:
+def read_identity(path: Path) -> FieldDict:
     """What the probe in a folder is of.
 
     Raises:
@@ -136,7 +135,7 @@ def _line(where: str, raw: bytes) -> Line:
         raise ProbeError(f"{where}: no response of a probe ({type(error).__name__}: {error})") from None
 
 
-def _same(path: Path, identity: Mapping[str, Any]) -> None:
+def _same(path: Path, identity: Fields) -> None:
     if not (path / IDENTITY).exists():
         raise ProbeError(f"--out {path}: the folder is not empty and holds no probe; choose another")
     there = read_identity(path)
@@ -148,7 +147,7 @@ def _same(path: Path, identity: Mapping[str, Any]) -> None:
         raise ProbeError(f"--out {path} holds another probe: {told}. Choose another folder; nothing was overwritten")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."
 

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 from verl_mars._compat import define_missing_torchvision_ops
+from verl_mars.fields import FieldDict
 from verl_mars.probe.engine import Answer, ProbeError, Record
 from verl_mars.probe.pictures import Pictures
 from verl_mars.probe.questions import Question, Sampling
@@ -77,7 +77,7 @@ class Offline:
         ]
         inputs = self.processor(text=texts, images=images or None, padding=True, return_tensors="pt").to(self.device)
         width = inputs["input_ids"].shape[1]
-        how: dict[str, Any] = {"do_sample": False}
+        how: FieldDict = {"do_sample": False}
         if self.sampling.temperature > 0:
             how = {"do_sample": True, "temperature": self.sampling.temperature, "top_p": 1.0, "top_k": 0}
         draws = f"{questions[0].seed}|{'|'.join(question.key for question in questions)}"
@@ -105,6 +105,6 @@ class Offline:
         return Answer(text, length is None, len(kept))
 
 
-def _bare(part: dict[str, Any]) -> dict[str, Any]:
+def _bare(part: FieldDict) -> FieldDict:
     """What a chat template looks at."""
     return {"type": "image"} if part["type"] == "image" else part

@@ -3,8 +3,8 @@
 import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from verl_mars.fields import FieldDict
 from verl_mars.probe.questions import Sampling
 from verl_mars.reward.settings import RewardSettings
 from verl_mars.views import MonoPrompt
@@ -37,7 +37,7 @@ class Options:
     report_rows: int = 500
 
 
-def identity(options: Options) -> dict[str, Any]:
+def identity(options: Options) -> FieldDict:
     """What the answers of a probe hang on; views and limit are not among them, they may grow."""
     return {
         "schema": SCHEMA,

@@ -5,15 +5,15 @@ import hashlib
 import io
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from verl_mars.data.images import encoded_bytes, read_header, training_problem
 from verl_mars.errors import DataError
+from verl_mars.fields import Fields
 
 MOST_BYTES = 32 * 2**20
 """Of one image file."""
@@ -59,10 +59,10 @@ class Pictures:
 
     def __init__(self, max_pixels: int | None = None) -> None:
         self.max_pixels = max_pixels
-        self._held: OrderedDict[Any, Picture] = OrderedDict()
+        self._held: OrderedDict[Hashable, Picture] = OrderedDict()
         self._bytes = 0
 
-    def load(self, part: Mapping[str, Any]) -> Picture:
+    def load(self, part: Fields) -> Picture:
         """The picture of an image part ``{type, image | bytes, ...}``.
 
         Raises:
@@ -104,11 +104,11 @@ class Pictures:
         return Picture(buffer.getvalue(), "image/png", digest.hexdigest())
 
 
-def _name(part: Mapping[str, Any]) -> str:
+def _name(part: Fields) -> str:
     return str(part.get("path") or part.get("image") or "(embedded)")[:200]
 
 
-def _read(part: Mapping[str, Any]) -> bytes:
+def _read(part: Fields) -> bytes:
     """The encoded image of a part."""
     raw, where = part.get("bytes"), part.get("image")
     if isinstance(raw, bytes):

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from verl_mars.data.view_rows import AskedView, ViewedRows
+from verl_mars.fields import Fields
 from verl_mars.probe.pictures import Pictures
 from verl_mars.views import Message
 
@@ -73,7 +73,7 @@ class Questions:
         """The question that a slot is answered by."""
         return Question(slot.key, self.views(slot.row)[slot.view].messages, self.sampling.seed + slot.sample)
 
-    def _content(self, messages: Sequence[Message]) -> Any:
+    def _content(self, messages: Sequence[Message]) -> object:
         """Messages with each image as the digest of its content."""
         return [
             [message["role"], [self._digest(part) for part in parts] if isinstance(parts, list) else parts]
@@ -81,12 +81,12 @@ class Questions:
             for parts in (message["content"],)
         ]
 
-    def _digest(self, part: Mapping[str, Any]) -> list[str]:
+    def _digest(self, part: Fields) -> list[str]:
         if part["type"] == "text":
             return ["text", part["text"]]
         return ["image", self.pictures.load(part).digest]
 
-    def _key(self, content: Any, sample: int) -> str:
+    def _key(self, content: object, sample: int) -> str:
         sampling = self.sampling
         asked = [self.model, sampling.temperature, sampling.max_tokens, sampling.seed + sample, content]
         return hashlib.sha256(json.dumps(asked, ensure_ascii=True).encode()).hexdigest()[:32]

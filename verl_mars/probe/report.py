@@ -5,12 +5,12 @@ policy that allows the page's own script by its hash and no connection at all.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from verl_mars.data.view_rows import ViewedRows
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.probe.charts import Bar, bars, ends
 from verl_mars.probe.figures import Figures
 from verl_mars.probe.pictures import Pictures
@@ -49,9 +49,9 @@ _MEANING = {
 
 
 def page(
-    summary: Mapping[str, Any],
+    summary: Fields,
     figures: Figures,
-    numbered: Sequence[tuple[int, Mapping[str, Any]]],
+    numbered: Sequence[tuple[int, Fields]],
     viewed: ViewedRows,
     pictures: Pictures,
     scored: Sequence[ScoredLine],
@@ -92,7 +92,7 @@ def page(
 # ---------------------------------------------------------------- figures
 
 
-def _charts(figures: Figures) -> list[dict[str, Any]]:
+def _charts(figures: Figures) -> list[FieldDict]:
     charts = []
     shown = [(view, e) for view, e in figures.accuracy.items()]
     accuracy = [Bar(_label(view), e, _color(view, figures), _with_interval(e)) for view, e in shown]
@@ -153,7 +153,7 @@ def _gain(estimate: Estimate) -> str:
     return f"{points(estimate.value)}  ({interval(estimate)})"
 
 
-def _shares(figures: Figures) -> list[dict[str, Any]]:
+def _shares(figures: Figures) -> list[FieldDict]:
     """Classes in the order of the bar, ``dominant`` with its sources."""
     shares = []
     for name in _ORDER[:-1]:
@@ -190,7 +190,7 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _compared(compared: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _compared(compared: Fields | None) -> FieldDict | None:
     if compared is None:
         return None
     rows = []
@@ -205,13 +205,13 @@ def _compared(compared: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _rows(
-    numbered: Sequence[tuple[int, Mapping[str, Any]]],
+    numbered: Sequence[tuple[int, Fields]],
     viewed: ViewedRows,
     pictures: Pictures,
     scored: Sequence[ScoredLine],
     most: int,
     views: Sequence[str],
-) -> list[dict[str, Any]]:
+) -> list[FieldDict]:
     """The rows of the table, interference first, with thumbnails and clipped texts."""
     classes = {row.number: (row.share_class or "incomplete") for row in gather(scored)}
     lines: dict[int, dict[str, list[ScoredLine]]] = {}
@@ -243,12 +243,12 @@ def _rows(
     return rows
 
 
-def _question(row: Mapping[str, Any]) -> str:
+def _question(row: Fields) -> str:
     question = row["extra_info"].get("question")
     return question or " ".join(m["content"].replace("<image>", " ") for m in row["prompt"] if m["role"] == "user")
 
 
-def _answer(view: str, found: Sequence[ScoredLine], clip: int) -> dict[str, Any]:
+def _answer(view: str, found: Sequence[ScoredLine], clip: int) -> FieldDict:
     accuracy = sum(each.accuracy for each in found) / len(found)
     mark = "right" if accuracy >= 0.5 else "wrong"
     figure = "" if accuracy in (0.0, 1.0) else f"{accuracy:.2f}"
@@ -266,7 +266,7 @@ def _clipped(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]} \u2026 ({len(text) - length:,} more characters)"
 
 
-def _pictures(row: Mapping[str, Any], pictures: Pictures, each: float) -> list[dict[str, Any]]:
+def _pictures(row: Fields, pictures: Pictures, each: float) -> list[FieldDict]:
     """The row's images with their sources' names, none larger than ``each`` bytes: rather no picture."""
     of_image = {index: source["name"] for source in row["sources"] for index in source["images"]}
     shown = []

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from verl_mars.data.readers import as_files, row_batches
 from verl_mars.data.view_rows import ViewedRows
 from verl_mars.errors import DataError, UsageError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.probe.engine import Answer, Engine, Missing, ProbeError
 from verl_mars.probe.figures import Figures, ScoredRow, compare, compute
 from verl_mars.probe.folder import Folder, Line, read_identity, read_lines
@@ -31,14 +31,14 @@ class Outcome:
     """What a probe ended with."""
 
     figures: Figures
-    summary: dict[str, Any]
+    summary: FieldDict
     missing: Counter[str]
     """View -> answers that could not be had."""
     stopped: ProbeError | None
     """Why nothing was asked any more."""
 
 
-def read_rows(files: Sequence[Path], limit: int | None, seed: int) -> list[tuple[int, dict[str, Any]]]:
+def read_rows(files: Sequence[Path], limit: int | None, seed: int) -> list[tuple[int, FieldDict]]:
     """(position, row) of the rows of the files; with ``limit`` a random choice, which a larger limit adds to.
 
     Raises:
@@ -124,7 +124,7 @@ def probe(options: Options, engine: "EngineMaker") -> Outcome:
     return Outcome(figures, summary, missing, stopped)
 
 
-def _check(options: Options, rows: Sequence[Mapping[str, Any]]) -> None:
+def _check(options: Options, rows: Sequence[Fields]) -> None:
     """Refuse what would be found out only after everything was asked."""
     if options.condition is not None:
         sources = tuple(dict.fromkeys(source["name"] for row in rows for source in row["sources"]))
@@ -192,7 +192,7 @@ def _has_images(question: Question) -> bool:
     return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
 
 
-def _entry(numbered: tuple[int, Mapping[str, Any]], questions: Questions, slot: Slot, answer: Answer) -> dict[str, Any]:
+def _entry(numbered: tuple[int, Fields], questions: Questions, slot: Slot, answer: Answer) -> FieldDict:
     """A line of ``responses.jsonl``, with all that scoring it again takes."""
     number, row = numbered
     view, extra = questions.views(slot.row)[slot.view], dict(row["extra_info"])
@@ -228,7 +228,7 @@ def _other(options: Options) -> list[Line] | None:
     return read_lines(options.compare)
 
 
-def _compared(options: Options, rows: Sequence[ScoredRow], lines: Sequence[Line]) -> dict[str, Any]:
+def _compared(options: Options, rows: Sequence[ScoredRow], lines: Sequence[Line]) -> FieldDict:
     others = gather(score_line(line, options.reward) for line in lines)
     assert options.compare is not None
     return {

@@ -1,10 +1,10 @@
 """Answers scored by the rewards of training, and gathered by row."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from verl_mars.errors import UsageError
+from verl_mars.fields import Fields
 from verl_mars.probe.figures import ScoredRow
 from verl_mars.probe.folder import Line
 from verl_mars.reward.score import score_response
@@ -25,7 +25,7 @@ class ScoredLine:
 
 
 def in_frame_of_model(
-    settings: RewardSettings, rows: Iterable[Mapping[str, Any]], model: str | None, max_pixels: int | None
+    settings: RewardSettings, rows: Iterable[Fields], model: str | None, max_pixels: int | None
 ) -> RewardSettings:
     """Settings that say in which frame the model writes boxes, if any row asks for boxes.
 
@@ -62,7 +62,7 @@ def in_frame_of_model(
     return settings
 
 
-def check_truths(rows: Iterable[Mapping[str, Any]], settings: RewardSettings) -> None:
+def check_truths(rows: Iterable[Fields], settings: RewardSettings) -> None:
     """Score an empty answer to every row, so that a row without a scorer is found before anything is asked.
 
     Raises:
@@ -96,7 +96,7 @@ def score_line(line: Line, settings: RewardSettings) -> ScoredLine:
 def gather(scored: Iterable[ScoredLine]) -> list[ScoredRow]:
     """Rows in the order of the data."""
     accuracy: dict[int, dict[str, list[float]]] = {}
-    info: dict[int, Mapping[str, Any]] = {}
+    info: dict[int, Fields] = {}
     for each in scored:
         line = each.line
         accuracy.setdefault(line.row, {}).setdefault(line.view, []).append(each.accuracy)

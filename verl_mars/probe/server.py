@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -21,6 +21,7 @@ from verl_mars.errors import UsageError
 from verl_mars.probe.engine import Answer, Missing, ProbeError, Record
 from verl_mars.probe.pictures import Picture, Pictures
 from verl_mars.probe.questions import Question, Sampling
+from verl_mars.views import Message
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOST_REPLY_BYTES = 8 * 2**20
@@ -224,11 +225,11 @@ class Server:
         urls = (picture.data_url for picture in pictures)
         return pieces[0] + b"".join(part for url, piece in zip(urls, pieces[1:], strict=True) for part in (url, piece))
 
-    def _content(self, content: Any, pictures: list[Picture]) -> Any:
+    def _content(self, content: str | list[Message], pictures: list[Picture]) -> str | list[Message]:
         """Content as servers take it, with a mark in the place of each image; adds the images to ``pictures``."""
         if isinstance(content, str):
             return content
-        parts: list[dict[str, Any]] = []
+        parts: list[Message] = []
         for part in content:
             if part["type"] == "text":
                 parts.append({"type": "text", "text": part["text"]})

@@ -4,13 +4,14 @@ Views are compared row by row, so whatever makes a row hard cancels out. Rows of
 (*clusters*) are therefore what is resampled and what changes sign. A row without a scene is a cluster by itself.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from verl_mars.fields import FieldDict
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ class Estimate:
     clusters: int
     p: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FieldDict:
         """Plain data for JSON."""
         return asdict(self)
 
@@ -49,7 +50,7 @@ class Estimate:
 
 def cluster_numbers(names: Sequence[str | None]) -> NDArray[np.int64]:
     """(N,) numbers 0..G-1 of the rows' clusters; a row without a name is a cluster by itself."""
-    numbers: dict[Any, int] = {}
+    numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(i if name is None else name, len(numbers)) for i, name in enumerate(names)])
 
 

@@ -4,12 +4,12 @@ import csv
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from verl_mars.data.files import whole_file
 from verl_mars.data.view_rows import ViewedRows
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.probe.figures import Figures
 from verl_mars.probe.folder import LEADERBOARD, REPORT, SUMMARY
 from verl_mars.probe.options import Options, identity
@@ -17,6 +17,7 @@ from verl_mars.probe.pictures import Pictures
 from verl_mars.probe.questions import Slot
 from verl_mars.probe.scoring import ScoredLine
 from verl_mars.probe.verdict import leaderboard, verdict
+from verl_mars.views import Message
 
 
 def summarize(
@@ -28,7 +29,7 @@ def summarize(
     reasons: Counter[str],
     viewed: ViewedRows,
     rows: int,
-) -> dict[str, Any]:
+) -> FieldDict:
     """What ``summary.json`` holds."""
 
     def of_view(view: str, value: str) -> float | None:
@@ -61,10 +62,10 @@ def summarize(
     }
 
 
-def _prompts(viewed: ViewedRows) -> dict[str, Any]:
+def _prompts(viewed: ViewedRows) -> FieldDict:
     """How the first row is asked under each view, ``<image>`` for an image."""
 
-    def text(content: Any) -> str:
+    def text(content: str | list[Message]) -> str:
         if isinstance(content, str):
             return content
         return "".join("<image>" if part["type"] == "image" else part["text"] for part in content)
@@ -84,9 +85,9 @@ def _version(package: str) -> str | None:
 
 def write_files(
     options: Options,
-    summary: Mapping[str, Any],
+    summary: Fields,
     figures: Figures,
-    numbered: Sequence[tuple[int, Mapping[str, Any]]],
+    numbered: Sequence[tuple[int, Fields]],
     viewed: ViewedRows,
     pictures: Pictures,
     scored: Sequence[ScoredLine],

@@ -3,17 +3,17 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from verl_mars.data.images import encoded_bytes
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict
 from verl_mars.reports.page import Picture, picture
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of one dumped response."""
 
 
-def dumped_lines(dump: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def dumped_lines(dump: Path) -> Iterator[tuple[int, FieldDict]]:
     """Number and content of each line, from 1.
 
     Raises:

@@ -12,7 +12,6 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -86,12 +85,12 @@ def script_of(name: str) -> dict[str, str]:
     return {"script": Markup(text), "script_hash": digest}
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """The page of a template in ``templates/``; ``title`` is needed by all."""
     return environment().get_template(template).render(**values)
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
+def write_page(path: Path, template: str, **values: object) -> Path:
     """Render a template into a file, which is there whole or not at all. Returns the path.
 
     Raises:

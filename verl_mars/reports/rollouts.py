@@ -7,9 +7,9 @@ the advantage of each response and the answers of mono sessions; a dump of verl'
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from verl_mars.errors import DataError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reports.dumps import dumped_lines, dumped_picture
 from verl_mars.reports.page import write_page
 
@@ -33,13 +33,13 @@ def write_rollouts_page(dump: Path, path: Path, count: int = 24) -> Path:
     return write_page(path, "rollouts.html", title=f"Rollouts of {dump.name}", groups=groups, side=SIDE)
 
 
-def read_groups(dump: Path, count: int) -> list[dict[str, Any]]:
+def read_groups(dump: Path, count: int) -> list[FieldDict]:
     """What the template shows of each of the first ``count`` prompts.
 
     Raises:
         DataError: as :func:`write_rollouts_page`.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[FieldDict]] = {}
     for number, entry in dumped_lines(dump):
         if "output" not in entry:
             raise DataError(f"{dump}, line {number}: no key `output`; a file of trainer.rollout_data_dir is needed")
@@ -52,7 +52,7 @@ def read_groups(dump: Path, count: int) -> list[dict[str, Any]]:
     return [_group(entries) for entries in groups.values()]
 
 
-def _group(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _group(entries: Sequence[Fields]) -> FieldDict:
     first = entries[0]
     rewards = [reward for entry in entries if (reward := _number(entry.get("score"))) is not None]
     anchors = [_anchor(anchor) for anchor in _list(first.get("anchors")) if isinstance(anchor, Mapping)]
@@ -79,12 +79,12 @@ def _group(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _pictured(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _pictured(entries: Sequence[Fields]) -> Fields:
     """The line whose images can be shown: pictures of embedded images are in one line of a prompt."""
     return max(entries, key=lambda entry: sum(image is not None for image in _list(entry.get("images"))))
 
 
-def _images(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _images(entry: Fields) -> Iterator[FieldDict]:
     """Each image with the names of its sources; without a picture if the file is not there."""
     of_source = entry.get("image_sources")
     for index, image in enumerate(_list(entry.get("images"))):
@@ -92,7 +92,7 @@ def _images(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"name": str(names), "picture": dumped_picture(image, SIDE)}
 
 
-def _anchor(anchor: Mapping[str, Any]) -> dict[str, Any]:
+def _anchor(anchor: Fields) -> FieldDict:
     text = anchor.get("response")
     return {
         "source": str(anchor.get("source")),
@@ -101,16 +101,16 @@ def _anchor(anchor: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     text = "" if value is None else str(value)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} \u2026 ({len(text) - LONGEST_TEXT:,} more)"
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

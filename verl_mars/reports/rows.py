@@ -4,11 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from verl_mars.data.images import encoded_bytes
 from verl_mars.data.readers import as_files, row_batches
 from verl_mars.errors import DataError, SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reports.page import Picture, picture, write_page
 
 SIDE, LARGE_SIDE = 360, 560
@@ -34,7 +34,7 @@ def write_rows_page(files: Sequence[str], path: Path, rows: int = 24) -> Path:
     return write_page(path, "rows.html", title="Rows", rows=shown, total=total)
 
 
-def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, int, dict[str, Any]]]]:
+def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, int, FieldDict]]]:
     """The number of all rows, and (file, position in it, row) at equal distances over all files.
 
     Raises:
@@ -56,7 +56,7 @@ def pick_rows(files: Sequence[str], count: int) -> tuple[int, list[tuple[str, in
     return total, picked
 
 
-def row_values(file: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+def row_values(file: str, number: int, row: Fields) -> FieldDict:
     """The template's values of one row."""
     extra = _mapping(row.get("extra_info"))
     side = LARGE_SIDE if len(row.get("images") or []) <= 2 else SIDE
@@ -69,7 +69,7 @@ def row_values(file: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _cells(row: Mapping[str, Any], side: int) -> Iterator[dict[str, Any]]:
+def _cells(row: Fields, side: int) -> Iterator[FieldDict]:
     """Each image with its sources' names and with the boxes that lie on it."""
     sources = [source for source in row.get("sources") or [] if isinstance(source, Mapping)]
     fused = _boxes(_mapping(row.get("reward_model")).get("ground_truth"))
@@ -88,19 +88,20 @@ def _cells(row: Mapping[str, Any], side: int) -> Iterator[dict[str, Any]]:
         aligned = truth is not None and truth["size"] == size
         note = f"{shown.width} x {shown.height}"
         if truth is not None and (on_it or aligned):
-            counts = ", ".join(f"{count} {name}" for name, count in Counter(truth["labels"]).items())
+            labels: Counter[str] = Counter(truth["labels"])
+            counts = ", ".join(f"{count} {name}" for name, count in labels.items())
             note += f" \u00b7 {counts or 'no box'}" if on_it else f" \u00b7 boxes of image {truth['frame']}"
         boxes = _hued(truth) if truth is not None and (on_it or aligned) else []
         yield {"caption": caption, "note": note, "picture": shown, "boxes": boxes, "thin": not on_it}
 
 
-def _hued(truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _hued(truth: Fields) -> list[FieldDict]:
     kinds = sorted(set(truth["labels"]))
     pairs = zip(truth["boxes"], truth["labels"], strict=True)
     return [{"corners": corners, "label": label, "hue": kinds.index(label)} for corners, label in pairs]
 
 
-def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _texts(row: Fields) -> Iterator[tuple[str, str]]:
     for message in row.get("prompt") or []:
         if isinstance(message, Mapping):
             yield str(message.get("role")), str(message.get("content"))
@@ -116,8 +117,10 @@ def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "notes", str(notes)
 
 
-def _boxes(text: Any) -> dict[str, Any] | None:
+def _boxes(text: str | None) -> FieldDict | None:
     """Boxes of a ground truth; ``None`` where it has none, or none that can be drawn."""
+    if text is None:
+        return None
     try:
         truth = json.loads(text)
         boxes = [[float(value) for value in box] for box in truth["boxes"]]
@@ -129,13 +132,13 @@ def _boxes(text: Any) -> dict[str, Any] | None:
         return None
 
 
-def _picture(image: Any, side: int) -> Picture:
+def _picture(image: object, side: int) -> Picture:
     """The image of a row's entry as it is stored.
 
     Raises:
         SampleError: it cannot be shown.
     """
-    source: Any = image.get("bytes") or image.get("image") if isinstance(image, Mapping) else image
+    source: object = image.get("bytes") or image.get("image") if isinstance(image, Mapping) else image
     if isinstance(source, str) and source.startswith("data:image"):
         source = encoded_bytes(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -145,5 +148,5 @@ def _picture(image: Any, side: int) -> Picture:
     return picture(source.removeprefix("file://") if isinstance(source, str) else source, side)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Fields:
     return value if isinstance(value, Mapping) else {}

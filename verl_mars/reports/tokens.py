@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from verl_mars.errors import DataError, UsageError
+from verl_mars.fields import FieldDict
 from verl_mars.reports.dumps import dumped_lines, dumped_picture
 from verl_mars.reports.page import write_page
 
@@ -103,7 +103,7 @@ def read_responses(dump: Path, count: int, value: str | None = None) -> tuple[st
     return str(value), found
 
 
-def _response(dump: Path, number: int, entry: dict[str, Any], name: str) -> ShadedResponse:
+def _response(dump: Path, number: int, entry: FieldDict, name: str) -> ShadedResponse:
     tokens, values, sampled = entry["tokens"], entry[name], entry.get("sampled")
     sampled = [1] * len(tokens) if sampled is None else sampled
     fits = isinstance(tokens, list) and isinstance(values, list) and isinstance(sampled, list)
@@ -146,7 +146,7 @@ def write_tokens_page(dump: Path, path: Path, count: int = 6, value: str | None 
     )
 
 
-def _shown(response: ShadedResponse) -> dict[str, Any]:
+def _shown(response: ShadedResponse) -> FieldDict:
     """The template's values of one response."""
     return {
         "line": response.line,

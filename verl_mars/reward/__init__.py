@@ -6,17 +6,18 @@ adds what only it can know: the model's coordinate frame, whether the response w
 Nothing here imports verl or torch.
 """
 
-from collections.abc import Mapping
 from typing import Any
+
+from verl_mars.fields import FieldDict, Fields
 
 
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: Any,
-    extra_info: Mapping[str, Any] | None = None,
+    ground_truth: object,
+    extra_info: Fields | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> FieldDict:
     """Score one response. See :func:`verl_mars.reward.score.compute_score`, which this calls."""
     from verl_mars.reward.score import compute_score as score
 

@@ -14,11 +14,11 @@ answers in words, for N boxes up to 0.75 + 1 + 0.3 ln N (N > 1).
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from verl_mars.tasks.base import Task, Truth
+from verl_mars.fields import FieldDict
+from verl_mars.tasks.base import AnyTask, Truth
 from verl_mars.tasks.grounding import GroundingTruth, best_match, iou_matrix
 
 IOU_THRESHOLD = 0.3
@@ -29,7 +29,7 @@ _THINK = ("<think>", "</think>")
 _ANSWER = ("<answer>", "</answer>")
 
 
-def score(text: str, task: Task[Any], truth: Truth) -> dict[str, Any]:
+def score(text: str, task: AnyTask, truth: Truth) -> FieldDict:
     """Keys of the result that the authors' formula fills.
 
     Raises:
@@ -67,7 +67,7 @@ def words_reward(answer: str, truth_text: str) -> float:
     return float(said in true or true in said)
 
 
-def boxes_reward(boxes: list[Any], true_boxes: Sequence[Sequence[float]]) -> float:
+def boxes_reward(boxes: list[object], true_boxes: Sequence[Sequence[float]]) -> float:
     """The accuracy part of P predicted against N true boxes.
 
     ``max(0, S / N * (1 + 0.3 ln N) - min(0.5 * max(P - N, 0) / N, 1))`` with S the sum of g(IoU) = IoU above 0.3, else
@@ -103,7 +103,7 @@ def _json_blocks(text: str) -> list[str]:
     return _between(text, "```json", "```")
 
 
-def _read_boxes(text: str) -> list[Any] | None:
+def _read_boxes(text: str) -> list[object] | None:
     """The ``bbox_2d`` of each object in the first block (None for an object without), None where it cannot be read."""
     blocks = _json_blocks(text)
     if not blocks:
@@ -118,7 +118,7 @@ def _read_boxes(text: str) -> list[Any] | None:
     return [item.get("bbox_2d") for item in items]
 
 
-def _corners(box: Any) -> tuple[float, ...] | None:
+def _corners(box: object) -> tuple[float, ...] | None:
     """Four numbers; None for an item that is not counted; no area for one that is counted and matches nothing."""
     if not isinstance(box, list) or len(box) != 4:
         return None

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from verl_mars.errors import UsageError
+from verl_mars.fields import FieldDict
 
 if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
     from verl_mars.reward.authors_metric import AuthorsMetric
     from verl_mars.reward.predictions import Defaults, Prediction
     from verl_mars.reward.settings import RewardSettings
@@ -77,7 +80,7 @@ def run(
     resamples: int = 1000,
     seed: int = 0,
     out: Path | None = None,
-) -> dict[str, Any]:
+) -> FieldDict:
     """Score a file; the report is what ``--summary`` writes: tables for each task, overall and by each key.
 
     Raises:
@@ -94,12 +97,12 @@ def run(
         )
         for line in lines
     ]
-    report: dict[str, Any] = {"file": str(path), "rows": len(lines), "settings": settings.model_dump(), "tasks": {}}
+    report: FieldDict = {"file": str(path), "rows": len(lines), "settings": settings.model_dump(), "tasks": {}}
     for name in sorted({str(line.extra_info["task"]) for line in lines}):
         mine = [index for index, line in enumerate(lines) if line.extra_info["task"] == name]
         scored = [results[index] for index in mine]
         numbers = [lines[index].line for index in mine]
-        part: dict[str, Any] = {"all": metrics_of(name, scored, "all", resamples, seed, numbers).as_dict(), "by": {}}
+        part: FieldDict = {"all": metrics_of(name, scored, "all", resamples, seed, numbers).as_dict(), "by": {}}
         for key in by:
             groups = [lines[index].fields.get(key) for index in mine]
             names = {str(group) for group in groups if group is not None}
@@ -119,7 +122,7 @@ def run(
 def read_settings(variant: str, coordinates: str | None, model: str | None, changes: list[str]) -> "RewardSettings":
     from verl_mars.reward.settings import RewardSettings
 
-    section: dict[str, Any] = {"variant": variant}
+    section: FieldDict = {"variant": variant}
     if model is not None:
         from verl_mars.vision.checkpoint import read_family, read_limits
         from verl_mars.vision.families import needs_limits
@@ -149,7 +152,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _authors(task: str, lines: "Sequence[Prediction]") -> dict[str, Any]:
+def _authors(task: str, lines: "Sequence[Prediction]") -> FieldDict:
     """Their metric of the lines of one task, and how many rows it leaves out."""
     from verl_mars.reward.authors_metric import grounding_metric, words_metric
     from verl_mars.tasks import task_named
@@ -179,7 +182,7 @@ def _counted(errors: Iterator[str]) -> dict[str, int]:
     return dict(Counter(re.sub(r"\d+", "N", error) for error in errors).most_common(10))
 
 
-def _write_scores(path: Path, lines: "Sequence[Prediction]", results: Sequence[dict[str, Any]]) -> None:
+def _write_scores(path: Path, lines: "Sequence[Prediction]", results: Sequence[FieldDict]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for line, result in zip(lines, results, strict=True):
             file.write(json.dumps({"line": line.line, **result}, allow_nan=False) + "\n")
@@ -188,7 +191,7 @@ def _write_scores(path: Path, lines: "Sequence[Prediction]", results: Sequence[d
 # ---------------------------------------------------------------- tables
 
 
-def _tables(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _tables(report: FieldDict) -> "Iterator[tuple[str, RichTable]]":
     """Title and table, in the order they are shown."""
     from rich.table import Table as RichTable
 
@@ -223,7 +226,7 @@ def _tables(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{task}: the authors' metric beside this one", _authors_table(part)
 
 
-def _authors_table(part: dict[str, Any]) -> Any:
+def _authors_table(part: FieldDict) -> "RichTable":
     """Their figures beside the right ones."""
     from rich.table import Table as RichTable
 
@@ -245,7 +248,7 @@ def _authors_table(part: dict[str, Any]) -> Any:
     return table
 
 
-def _cells(estimate: "dict[str, Any]") -> tuple[str, str]:
+def _cells(estimate: "FieldDict") -> tuple[str, str]:
     interval = "-" if estimate["low"] is None else f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"
     return _number(estimate["value"]), interval
 

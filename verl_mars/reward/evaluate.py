@@ -13,16 +13,16 @@ Every metric is a ratio of two sums over rows, so that a resampled data set cost
 | ``mean abs error`` | count | over the rows with a number |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Floats, Ratio, column
 
-Result = Mapping[str, Any]
+Result = Fields
 CONFIDENCE = 0.95
 _CHUNK = 4_000_000  # resampled weights held at a time
 
@@ -44,7 +44,7 @@ class Table:
     rows: int
     metrics: dict[str, Estimate]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> FieldDict:
         """Plain values, for JSON."""
         return asdict(self)
 

@@ -9,18 +9,25 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.utils.fs import copy_to_local
 
 from verl_mars.errors import RowError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reward.score import score_response
 from verl_mars.reward.settings import RewardSettings
 from verl_mars.tasks.grounding import Grounding
 from verl_mars.vision.checkpoint import read_family, read_limits
 from verl_mars.vision.families import needs_limits
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from verl.experimental.reward_loop.reward_manager.base import RawRewardFn
 
 
 class MarsRewardManager(RewardManagerBase):
@@ -36,11 +43,11 @@ class MarsRewardManager(RewardManagerBase):
 
     def __init__(
         self,
-        config: Any,
-        tokenizer: Any,
-        compute_score: Any,
+        config: "DictConfig",
+        tokenizer: "PreTrainedTokenizerBase",
+        compute_score: "RawRewardFn",
         reward_router_address: str | None = None,
-        reward_model_tokenizer: Any = None,
+        reward_model_tokenizer: "PreTrainedTokenizerBase | None" = None,
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
         self.settings = read_settings(config)
@@ -48,7 +55,7 @@ class MarsRewardManager(RewardManagerBase):
         custom = config.reward.get("custom_reward_function") or {}
         self.compute_score = compute_score if custom.get("path") else None
         self.is_async_reward_score = inspect.iscoroutinefunction(self.compute_score)
-        self.reward_model_kwargs: dict[str, Any] = {}
+        self.reward_model_kwargs: FieldDict = {}
         if reward_router_address is not None:
             self.reward_model_kwargs = {
                 "reward_router_address": reward_router_address,
@@ -58,7 +65,7 @@ class MarsRewardManager(RewardManagerBase):
             token for token in (tokenizer.eos_token_id, getattr(tokenizer, "pad_token_id", None)) if token is not None
         }
 
-    async def run_single(self, data: DataProto) -> dict[str, Any]:
+    async def run_single(self, data: DataProto) -> FieldDict:
         """verl's hook: ``{"reward_score": float, "reward_extra_info": dict}`` for the last sequence of ``data``."""
         item = data[-1:][0]
         responses = item.batch["responses"]
@@ -81,7 +88,7 @@ class MarsRewardManager(RewardManagerBase):
                 extra |= {"overlong_reward": penalty, "overlong": penalty < 0}
         return {"reward_score": score, "reward_extra_info": extra}
 
-    def _score(self, fields: Mapping[str, Any], ids: Any, truncated: bool) -> dict[str, Any]:
+    def _score(self, fields: Fields, ids: "Tensor", truncated: bool) -> FieldDict:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         extra_info = dict(fields.get("extra_info") or {})
         settings = self.settings
@@ -91,7 +98,7 @@ class MarsRewardManager(RewardManagerBase):
             fields["data_source"], text, _ground_truth(fields), extra_info, settings, truncated=truncated
         )
 
-    async def _score_custom(self, fields: Mapping[str, Any], ids: Any) -> dict[str, Any]:
+    async def _score_custom(self, fields: Fields, ids: "Tensor") -> FieldDict:
         """Call the user's function as verl's ``naive`` manager does, on a copy of the row's ``extra_info``."""
         text = await self.loop.run_in_executor(None, lambda: self.tokenizer.decode(ids, skip_special_tokens=True))
         extra_info = dict(fields.get("extra_info") or {})
@@ -112,12 +119,12 @@ class MarsRewardManager(RewardManagerBase):
             result = await self.loop.run_in_executor(None, lambda: self.compute_score(**arguments))
         return dict(result) if isinstance(result, Mapping) else {"score": result, "acc": result}
 
-    def _is_truncated(self, ids: Any) -> bool:
+    def _is_truncated(self, ids: "Tensor") -> bool:
         """The response fills the largest length and does not end in a stop token."""
         limit = self.config.actor_rollout_ref.rollout.response_length
         return len(ids) >= limit and int(ids[-1]) not in self._stop_ids
 
-    def _with_frame(self, extra_info: dict[str, Any]) -> RewardSettings:
+    def _with_frame(self, extra_info: FieldDict) -> RewardSettings:
         """Fill in the frame of boxes, if neither the run nor the row names one; the settings with the image limits."""
         if self.settings.coordinates is None and extra_info.get("coordinates") is None:
             extra_info["coordinates"] = self._family
@@ -140,7 +147,7 @@ class MarsRewardManager(RewardManagerBase):
         return self.settings.model_copy(update={"image_processor": limits})
 
 
-def read_settings(config: Any) -> RewardSettings:
+def read_settings(config: "DictConfig") -> RewardSettings:
     """The settings under ``reward.reward_kwargs`` of verl's configuration.
 
     Raises:
@@ -162,13 +169,13 @@ def overlong_penalty(length: int, settings: RewardSettings) -> float | None:
     return min(-excess / buffer.len * buffer.penalty_factor, 0.0)
 
 
-def _ground_truth(fields: Mapping[str, Any]) -> Any:
+def _ground_truth(fields: Fields) -> object:
     reward_model = fields.get("reward_model")
     if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
         raise RowError(f"row ({_name(fields)}): reward_model has no 'ground_truth'")
     return reward_model["ground_truth"]
 
 
-def _name(fields: Mapping[str, Any]) -> str:
+def _name(fields: Fields) -> str:
     info = fields.get("extra_info") or {}
     return f"data source {str(fields.get('data_source'))!r}, index {info.get('index')!r}"

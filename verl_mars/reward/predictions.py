@@ -20,14 +20,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars.errors import DataError
+from verl_mars.fields import Fields
 from verl_mars.file_kinds import kind_of
 from verl_mars.tasks import task_named
 from verl_mars.tasks.base import Hints
 from verl_mars.tasks.grounding import ANY_LABEL
 from verl_mars.vision.resize import Size
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 _MAX_LINE = 10_000_000
 _RESPONSES = ("response", "output", "content", "predict", "prediction", "filtered_resps", "resps")
@@ -46,9 +50,9 @@ class Prediction:
 
     line: int
     response: str
-    ground_truth: Any
-    extra_info: Mapping[str, Any]
-    fields: Mapping[str, Any]
+    ground_truth: object
+    extra_info: Fields
+    fields: Fields
     """Every other key of the line, to group by."""
 
 
@@ -80,7 +84,7 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
     lines = list(_entries_of(path))
     if not lines:
         raise PredictionError(f"{path}: no predictions in it")
-    lenders: Iterable[Mapping[str, Any]] = [{}] * len(lines)
+    lenders: Iterable[Fields] = [{}] * len(lines)
     if rows is not None:
         lent = list(_rows(rows))
         if len(lent) != len(lines):
@@ -93,7 +97,7 @@ def read_predictions(path: Path, defaults: Defaults, rows: Path | None = None) -
     ]
 
 
-def _entries_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _entries_of(path: Path) -> Iterator[tuple[int, Fields]]:
     """(line or position, object) of each entry of a file of any kind."""
     if path.suffix == ".parquet":
         return enumerate((row for batch in _parquet(path).iter_batches() for row in batch.to_pylist()), 1)
@@ -112,7 +116,7 @@ def _refuse_other_kinds(path: Path) -> None:
         raise PredictionError(f"{path} is {kind}")
 
 
-def _table(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _table(path: Path, separator: str) -> Iterator[tuple[int, Fields]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from enumerate(csv.DictReader(file, delimiter=separator), 1)
@@ -122,7 +126,7 @@ def _table(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, Any]]
         raise PredictionError(f"{path}: cannot be read as a table ({error})") from None
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path) -> "ParquetFile":
     import pyarrow.parquet as parquet
 
     try:
@@ -131,7 +135,7 @@ def _parquet(path: Path) -> Any:
         raise PredictionError(f"{path}: cannot be read as parquet ({error})") from None
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _objects(path: Path) -> Iterator[tuple[int, Fields]]:
     """(line or position, object) of each entry of a JSON list or a JSONL file."""
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -149,7 +153,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise PredictionError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def _entries(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _entries(path: Path, text: str) -> Iterator[tuple[int, Fields]]:
     value = _parse(path, 1, text)
     if not isinstance(value, list):
         raise PredictionError(f"{path}: a .json file must hold a list of objects; for one object a line use .jsonl")
@@ -157,20 +161,20 @@ def _entries(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, _object(path, number, entry)
 
 
-def _parse(path: Path, number: int, text: str) -> Any:
+def _parse(path: Path, number: int, text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PredictionError(f"{path}, line {number}: not JSON ({error})") from None
 
 
-def _object(path: Path, number: int, value: Any) -> Mapping[str, Any]:
+def _object(path: Path, number: int, value: object) -> Fields:
     if not isinstance(value, Mapping):
         raise PredictionError(f"{path}, line {number}: {str(value)[:80]!r} is not an object")
     return value
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path) -> Iterator[Fields]:
     if path.suffix != ".parquet":
         for _, value in _objects(path):
             yield {**value, "question": _text_of(value.get("content"))}
@@ -184,9 +188,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield {"ground_truth": truth, "data_source": row.get("data_source"), "extra_info": info}
 
 
-def _predictions(
-    path: Path, number: int, value: Mapping[str, Any], lender: Mapping[str, Any], defaults: Defaults
-) -> Iterator[Prediction]:
+def _predictions(path: Path, number: int, value: Fields, lender: Fields, defaults: Defaults) -> Iterator[Prediction]:
     where = f"{path}, line {number}"
     keys = (defaults.response_key,) if defaults.response_key else _RESPONSES
     key = next((key for key in keys if value.get(key) is not None), None)
@@ -222,7 +224,7 @@ def _predictions(
         yield Prediction(number, response, truth, info, fields)
 
 
-def _samples(value: Any) -> list[str] | None:
+def _samples(value: object) -> list[str] | None:
     """The responses of one row: a text, or a list of texts at any depth; None for anything else."""
     if isinstance(value, str):
         return [value]
@@ -232,13 +234,13 @@ def _samples(value: Any) -> list[str] | None:
     return None if any(part is None for part in parts) else [text for part in parts for text in part or ()]
 
 
-def _first_size(info: Mapping[str, Any]) -> Size | None:
+def _first_size(info: Fields) -> Size | None:
     """Size of the first image, if the row has a list of sizes; what stands in it is checked with the ground truth."""
     sizes = info.get("image_sizes")
     return sizes[0] if isinstance(sizes, list) and sizes else None
 
 
-def _text_of(content: Any) -> str:
+def _text_of(content: object) -> str:
     """The text of a message's content: texts, and the text parts of structured content."""
     if isinstance(content, str):
         return content
@@ -248,7 +250,7 @@ def _text_of(content: Any) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
+def plain_truth(task: str, truth: object, hints: Hints) -> object:
     """A ground truth in the form of a row; one that is in that form already (JSON object) stays as it is.
 
     Raises:
@@ -258,7 +260,7 @@ def plain_truth(task: str, truth: Any, hints: Hints) -> Any:
         tagged = _TAGGED.fullmatch(truth.strip())
         truth = tagged.group(1).strip() if tagged else truth
     kind = task_named(task)
-    is_object = isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth))
-    if is_object and not any(key in truth for key in kind.plain_keys):
-        return truth
+    if isinstance(truth, Mapping) or (isinstance(truth, str) and _OBJECT.match(truth)):
+        if not any(key in truth for key in kind.plain_keys):
+            return truth
     return kind.from_plain(truth, hints)

@@ -1,9 +1,7 @@
 """``compute_score``: one response, its ground truth, its row; out comes a dictionary with fixed keys."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from verl_mars.errors import RowError, SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reward.response import read_response, untagged_answer
 from verl_mars.reward.settings import RewardSettings, from_kwargs
 from verl_mars.tasks import TASKS, task_of_row
@@ -22,12 +20,12 @@ _MAX_TEXT = 200
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: Any,
-    extra_info: Mapping[str, Any] | None = None,
+    ground_truth: object,
+    extra_info: Fields | None = None,
     *,
     truncated: bool = False,
-    **settings: Any,
-) -> dict[str, Any]:
+    **settings: object,
+) -> FieldDict:
     """Score one response.
 
     Args:
@@ -55,14 +53,14 @@ def compute_score(
 
 
 def score_response(
-    data_source: Any,
+    data_source: object,
     text: str,
-    ground_truth: Any,
-    extra_info: Mapping[str, Any] | None,
+    ground_truth: object,
+    extra_info: Fields | None,
     settings: RewardSettings,
     *,
     truncated: bool = False,
-) -> dict[str, Any]:
+) -> FieldDict:
     """:func:`compute_score` with settings that were read before."""
     info = extra_info or {}
     try:
@@ -75,12 +73,10 @@ def score_response(
         raise RowError(f"row ({', '.join(parts)}): {error}") from None
 
 
-def _score(
-    text: str, ground_truth: Any, info: Mapping[str, Any], settings: RewardSettings, truncated: bool
-) -> dict[str, Any]:
+def _score(text: str, ground_truth: object, info: Fields, settings: RewardSettings, truncated: bool) -> FieldDict:
     task = task_of_row(info)
     truth = task.read_for_row(ground_truth, "reward_model.ground_truth", info.get("image_sizes"))
-    result: dict[str, Any] = dict.fromkeys(KEYS)
+    result: FieldDict = dict.fromkeys(KEYS)
     result["truncated"] = float(truncated)
     if settings.variant == "authors":
         from verl_mars.reward import authors

@@ -1,12 +1,12 @@
 """What a user may set under ``reward.reward_kwargs`` (manager ``mars``) or pass to ``compute_score``."""
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from verl_mars.config import Settings
+from verl_mars.fields import Fields
 from verl_mars.tasks.base import ScoringSettings
 
 
@@ -71,7 +71,7 @@ class RewardSettings(ScoringSettings):
         return self.accuracy_weight, self.format_weight
 
     @classmethod
-    def read(cls, section: Mapping[str, Any] | None, where: str = "reward.reward_kwargs") -> "RewardSettings":
+    def read(cls, section: Fields | None, where: str = "reward.reward_kwargs") -> "RewardSettings":
         """Settings from a plain mapping.
 
         Raises:
@@ -84,11 +84,11 @@ DEFAULTS = RewardSettings()
 
 
 @lru_cache(maxsize=64)
-def _from_items(items: tuple[tuple[str, Any], ...]) -> RewardSettings:
+def _from_items(items: tuple[tuple[str, object], ...]) -> RewardSettings:
     return RewardSettings.read(dict(items), "compute_score")
 
 
-def from_kwargs(kwargs: Mapping[str, Any]) -> RewardSettings:
+def from_kwargs(kwargs: Fields) -> RewardSettings:
     """Settings from the keyword arguments of one ``compute_score`` call; repeated calls cost a look-up.
 
     Raises:

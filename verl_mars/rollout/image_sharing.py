@@ -8,24 +8,33 @@ once, in threads, and the rows refer to one stored copy (:mod:`verl_mars.images`
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import get_processor_token_id
 
 from verl_mars import store
-from verl_mars.images.once import PromptImages, SharedImageProcessor, SharedProcessor, once_for_all, owner_of
-from verl_mars.images.reference import PARTITION, StoredInputs, name_of, size_of
+from verl_mars.fields import FieldDict, Fields
+from verl_mars.images.once import Media, PromptImages, SharedImageProcessor, SharedProcessor, once_for_all, owner_of
+from verl_mars.images.reference import PARTITION, StoredInputs, VisualInputs, name_of, size_of
 from verl_mars.images.room import Room
 from verl_mars.images.sending import SendsImagesOnce
 from verl_mars.images.settings import ImagesOnce
 from verl_mars.rollout.worker import MarsAgentLoopWorker
 from verl_mars.rows import IMAGE_COSTS, VIEW
 from verl_mars.views import Row
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from transformers import ProcessorMixin
+    from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+    from verl.workers.rollout.llm_server import LLMServerClient
+
+    from verl_mars.rollout.worker import MonoScore, Output
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +49,13 @@ class PreparedInputs:
 
     shared: Mapping[str, torch.Tensor]
     """Outputs of the image processor, one object for all sessions."""
-    own: Mapping[str, Any]
+    own: Fields
     """Everything else that the processor said of the first session."""
     name: str = ""
     """Under which the shared ones are stored; empty: they are not."""
     limit: int = 0
 
-    def of(self, compute: Callable[[], Mapping[str, Any]]) -> Any:
+    def of(self, compute: Callable[[], Fields]) -> VisualInputs:
         """The visual inputs of one session; ``compute``: verl's way, which is asked where the text matters."""
         own = dict(self.own)
         if not own.keys() <= OF_ANY_TEXT:
@@ -62,7 +71,7 @@ class Scope:
 
     uid: str
     images: PromptImages
-    prepared: dict[Any, "asyncio.Task[PreparedInputs]"] = field(default_factory=dict)
+    prepared: "dict[Hashable, asyncio.Task[PreparedInputs]]" = field(default_factory=dict)
     """By the images shown, the number of their placeholders, and whether they are stored."""
 
 
@@ -72,11 +81,11 @@ _scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
 class SharesImages(MarsAgentLoopWorker):
     """verl-mars' worker with the images of a prompt handled once."""
 
-    processor: Any
-    dataset_cls: Any
-    llm_client: Any
+    processor: "ProcessorMixin"
+    dataset_cls: type[RLHFDataset]
+    llm_client: "LLMServerClient"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.share_images()
 
@@ -116,7 +125,7 @@ class SharesImages(MarsAgentLoopWorker):
 
     # ------------------------------------------------------------ a session
 
-    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
+    async def _agent_loop_postprocess(self, output: "Output", validate: bool, **kwargs: object) -> "MonoScore | None":
         scope = _scope.get()
         outputs = output if isinstance(output, list) else [output]
         try:
@@ -129,21 +138,21 @@ class SharesImages(MarsAgentLoopWorker):
                 for one in outputs:
                     self.prepared.pop(id(one), None)
 
-    def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> Any:
+    def _compute_multi_modal_inputs(self, output: "AgentLoopOutput", input_ids: torch.Tensor) -> VisualInputs:
         prepared = self.prepared.get(id(output)) if self.sharing else None
         if prepared is None:
             return super()._compute_multi_modal_inputs(output, input_ids)
         compute = super()._compute_multi_modal_inputs
         return prepared.of(lambda: compute(output, input_ids))
 
-    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+    async def _compute_score(self, outputs: "list[AgentLoopOutput]", kwargs: FieldDict) -> None:
         """Score a session, then let its rows say what its images cost."""
         await super()._compute_score(outputs, kwargs=kwargs)
         scope = _scope.get()
         if scope is not None and VIEW not in kwargs:
             kwargs[IMAGE_COSTS] = self._costs(scope, [self.prepared.get(id(one)) for one in outputs])
 
-    async def visual_inputs(self, output: Any) -> Any:
+    async def visual_inputs(self, output: "AgentLoopOutput") -> VisualInputs:
         """A reference to the stored inputs of these images."""
         scope = _scope.get()
         if scope is None:
@@ -159,7 +168,7 @@ class SharesImages(MarsAgentLoopWorker):
 
     # ------------------------------------------------------------ visual inputs
 
-    async def _prepare(self, scope: Scope, output: Any, stored: bool) -> None:
+    async def _prepare(self, scope: Scope, output: "AgentLoopOutput", stored: bool) -> None:
         """Have the visual inputs of a session at hand before verl asks for them, if its images are the prompt's."""
         media = {key: value for key, value in (output.multi_modal_data or {}).items() if value}
         images = media.get("images") or []
@@ -172,7 +181,9 @@ class SharesImages(MarsAgentLoopWorker):
             scope.prepared, key, lambda: self._computed(scope, output, tokens, stored)
         )
 
-    async def _computed(self, scope: Scope, output: Any, tokens: Sequence[int], stored: bool) -> PreparedInputs:
+    async def _computed(
+        self, scope: Scope, output: "AgentLoopOutput", tokens: Sequence[int], stored: bool
+    ) -> PreparedInputs:
         inputs = await asyncio.to_thread(super()._compute_multi_modal_inputs, output, torch.tensor(tokens))
         shared = {key: value for key, value in inputs.items() if scope.images.made(value)}
         own = {key: value for key, value in inputs.items() if key not in shared}
@@ -182,7 +193,7 @@ class SharesImages(MarsAgentLoopWorker):
         await store.keep(PARTITION, name, shared)
         return PreparedInputs(shared, own, name, self.limit)
 
-    def _costs(self, scope: Scope, prepared: Sequence[PreparedInputs | None]) -> dict[str, Any]:
+    def _costs(self, scope: Scope, prepared: Sequence[PreparedInputs | None]) -> FieldDict:
         """CPU seconds of the prompt's images so far, and what the session's rows refer to: [name, bytes] each."""
         references = [[one.name, size_of(one.shared)] for one in prepared if one is not None and one.name]
         return {"seconds": scope.images.seconds, "references": references}
@@ -195,7 +206,7 @@ def _timed_name(scope: Scope, tensors: Mapping[str, torch.Tensor]) -> str:
     return name
 
 
-def shared_loading(dataset_cls: Any) -> Any:
+def shared_loading(dataset_cls: type[RLHFDataset]) -> type[RLHFDataset]:
     """A data set class whose images are loaded once a prompt.
 
     verl's own loader treats each image by itself, so each is loaded once. Of another loader only the results of whole
@@ -211,17 +222,19 @@ def shared_loading(dataset_cls: Any) -> Any:
 
     class Shared(dataset_cls):
         @classmethod
-        async def process_multi_modal_info(cls, messages: list[dict], image_patch_size: Any, config: Any) -> Any:
+        async def process_multi_modal_info(
+            cls, messages: list[dict], image_patch_size: int, config: "DictConfig"
+        ) -> Media:
             scope = _scope.get()
             if scope is None:
                 return await load_all(messages, image_patch_size=image_patch_size, config=config)
 
-            async def load(some: Sequence[Mapping[str, Any]]) -> Any:
+            async def load(some: Sequence[Fields]) -> Media:
                 if not piecewise:
                     return await load_all(some, image_patch_size=image_patch_size, config=config)
                 return await asyncio.to_thread(timed, some)
 
-            def timed(some: Sequence[Mapping[str, Any]]) -> Any:
+            def timed(some: Sequence[Fields]) -> Media:
                 start = time.thread_time()
                 loaded = dataset_cls._process_multi_modal_info(some, image_patch_size=image_patch_size, config=config)
                 scope.images.spent(start)

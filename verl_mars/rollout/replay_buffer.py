@@ -4,12 +4,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_mars import store
+from verl_mars.fields import FieldDict
 from verl_mars.liveness.waits import WaitsThatEnd
 from verl_mars.methods.base import FinishedGroups, Method
 from verl_mars.rows import Key, as_list, as_rows
@@ -23,7 +23,7 @@ SEED_KEY = "order_seed"
 
 
 def drawn_order(
-    seed: int, step: int, index: Sequence[Any], responses: Sequence[torch.Tensor], keys: Sequence[str]
+    seed: int, step: int, index: Sequence[object], responses: Sequence[torch.Tensor], keys: Sequence[str]
 ) -> list[int]:
     """Numbers of rows in an order that is drawn, yet the same for the same rows.
 
@@ -54,12 +54,12 @@ class ReproducibleOrder(ReplayBuffer):
 
     step: int = 0
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, dict[str, Any]]:
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, FieldDict]:
         """Sample verl's batch, in our order."""
         self.step = global_steps
         return super().sample(global_steps, partition_id, batch_size)
 
-    def _materialize_batch(self, partition_id: str, *args: Any, **kwargs: Any) -> Batch:
+    def _materialize_batch(self, partition_id: str, *args: object, **kwargs: object) -> Batch:
         batch = super()._materialize_batch(partition_id, *args, **kwargs)
         if len(batch.keys) == 0:
             return batch
@@ -127,7 +127,7 @@ class GroupFilter(ReplayBuffer):
             else:
                 verdicts.constant[uid] = reward
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, dict[str, Any]]:
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Batch, FieldDict]:
         """Sample verl's batch, and count the groups that it holds thanks to the method."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if self.verdicts is not None and partition_id != "val":
@@ -151,7 +151,7 @@ def set_poll_interval(buffer: ReplayBuffer) -> None:
 class OrderedReplayBuffer(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBuffer):
     """For the synchronous trainer; may also be named in ``trainer.v1.sampler.custom_sampler`` of a stock run."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         set_poll_interval(self)
 
@@ -159,6 +159,6 @@ class OrderedReplayBuffer(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBu
 class OrderedReplayBufferAsync(WaitsThatEnd, GroupFilter, ReproducibleOrder, ReplayBufferAsync):
     """For the asynchronous trainers."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         set_poll_interval(self)

@@ -1,13 +1,16 @@
 """Validation that rolls out each source alone too (``algorithm.probe.validate``), in a run of any method."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from verl_mars.config import Settings
 from verl_mars.methods.base import Session
 from verl_mars.views import Mono, MonoPrompt, Row, sources_of_row
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SECTION = "probe"
 
@@ -30,7 +33,7 @@ class ProbeSettings(Settings):
     """End the run with the answer to that question (``verl-mars doctor --see``)."""
 
     @classmethod
-    def of(cls, algorithm: Any) -> "ProbeSettings":
+    def of(cls, algorithm: "DictConfig") -> "ProbeSettings":
         """The settings of a run.
 
         Args:

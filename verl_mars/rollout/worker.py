@@ -5,9 +5,9 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from PIL.Image import Image
@@ -15,12 +15,22 @@ from PIL.Image import new as new_image
 from verl.trainer.ppo.v1.agent_loop_tq import apply_greedy_sampling_params
 
 from verl_mars import _compat, store
+from verl_mars.fields import FieldDict, Fields
+from verl_mars.images.reference import VisualInputs
 from verl_mars.liveness.reward_workers import LivingRewardWorkers
 from verl_mars.methods.base import Presentation, PromptContext, Session
 from verl_mars.methods.table import method_of
 from verl_mars.rollout.validation import ProbeSettings, sessions_alone
 from verl_mars.rows import ANCHOR_DETAILS, KNOWN_ANCHORS, LOOK, OTHER_VISUAL_INPUTS, VIEW, Anchor, Anchors
 from verl_mars.views import Row, with_images
+
+if TYPE_CHECKING:
+    from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+
+    Output: TypeAlias = AgentLoopOutput | list[AgentLoopOutput]
+
+MonoScore = tuple[float, float, int, dict[str, float], str | None]
+"""Score, weights version, sampled tokens, numeric reward details and, if kept, text of a further session."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +45,7 @@ _SEEDED_AT_NO_COST = ("transformers",)
 """Engines whose sessions always have a seed; the others sample slower with one."""
 
 
-def seed_key(rollout: Mapping[str, Any]) -> str | None:
+def seed_key(rollout: Fields) -> str | None:
     """Under which key a session's seed is handed to the engine; None: sessions are not seeded.
 
     Args:
@@ -58,7 +68,7 @@ class RunningPrompt:
     presentation: Presentation
     anchors: "asyncio.Task[Anchors] | None" = None
     validates: bool = False
-    other_inputs: "asyncio.Task[Any] | None" = None
+    other_inputs: "asyncio.Task[VisualInputs] | None" = None
     """Visual inputs of the presentation's other images, made once for all sessions."""
 
 
@@ -75,7 +85,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
     keeps_responses = False
     """Whether answers of mono sessions are kept with the fused ones, for the dumps of rollouts."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.method = method_of(self.config.algorithm)
         rollout = self.config.actor_rollout_ref.rollout
@@ -137,7 +147,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             row = with_images(row, [new_image("RGB", image.size, (128, 128, 128)) for image in images])
         return row, params
 
-    async def _load_images(self, messages: Sequence[Mapping[str, Any]]) -> list[Image]:
+    async def _load_images(self, messages: Sequence[Fields]) -> list[Image]:
         """The images of a conversation as the agent loop loads them: decoded, at the size that the model sees.
 
         Raises:
@@ -161,7 +171,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             sampling_params = {**sampling_params, self.seed_key: self._session_seed(trajectory, *identity)}
         return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
 
-    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
+    async def _agent_loop_postprocess(self, output: "Output", validate: bool, **kwargs: Any) -> "MonoScore | None":
         if VIEW in kwargs:
             return await self._score_mono_session(output if isinstance(output, list) else [output], kwargs)
         running = self.running_prompts.get(kwargs["uid"])
@@ -171,7 +181,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             kwargs["raw_prompt"] = running.presentation.stored_messages
         return await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+    async def _compute_score(self, outputs: "list[AgentLoopOutput]", kwargs: FieldDict) -> None:
         """Score a session; a fused training session then waits for the anchors of its prompt.
 
         Its own score does not wait for them. verl calls this before it writes ``kwargs`` with the trajectory.
@@ -185,7 +195,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             if running.validates or self.keeps_responses:
                 outputs[-1].extra_fields.setdefault("reward_extra_info", {})[ANCHOR_DETAILS] = anchors.details()
 
-    def scored_again(self, session: dict[str, Any]) -> bool:
+    def scored_again(self, session: FieldDict) -> bool:
         """Fused sessions only: the anchor of a mono session whose scorer died is missing."""
         return VIEW not in session
 
@@ -195,7 +205,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
         identity = (seed, trajectory["step"], trajectory["validate"], index, view, session)
         return int.from_bytes(hashlib.blake2b(repr(identity).encode(), digest_size=4).digest(), "big") >> 1
 
-    async def _other_inputs(self, running: RunningPrompt, output: Any) -> Any:
+    async def _other_inputs(self, running: RunningPrompt, output: "Output") -> VisualInputs:
         """The visual inputs of the images that a trajectory is rescored under."""
         other_images = running.presentation.other_images
         if not other_images:
@@ -212,7 +222,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             running.other_inputs = asyncio.create_task(self.visual_inputs(other))
         return await asyncio.shield(running.other_inputs)
 
-    async def visual_inputs(self, output: Any) -> Any:
+    async def visual_inputs(self, output: "AgentLoopOutput") -> VisualInputs:
         """The visual inputs of an output as a field of a row, computed off the event loop."""
         tokens = torch.tensor([*output.prompt_ids, *output.response_ids])
         inputs = await asyncio.to_thread(self._compute_multi_modal_inputs, output, tokens)
@@ -274,10 +284,7 @@ class MarsAgentLoopWorker(LivingRewardWorkers):
             )
             return Anchor(session.source)
 
-    async def _score_mono_session(
-        self, outputs: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[float, float, int, dict[str, float], str | None]:
-        """Score, weights version, sampled tokens, numeric reward details and, if kept, text of a further session."""
+    async def _score_mono_session(self, outputs: "list[AgentLoopOutput]", kwargs: FieldDict) -> MonoScore:
         await self._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]
         version = last.extra_fields.get("max_global_steps")

@@ -1,10 +1,8 @@
 """The tasks: one file each, and the one table of them."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from verl_mars.errors import SampleError
-from verl_mars.tasks.base import Task
+from verl_mars.fields import Fields
+from verl_mars.tasks.base import AnyTask
 from verl_mars.tasks.count import Count
 from verl_mars.tasks.grounding import Grounding
 from verl_mars.tasks.math import Math
@@ -12,11 +10,11 @@ from verl_mars.tasks.mcq import Mcq
 from verl_mars.tasks.ocr import Ocr
 from verl_mars.tasks.vqa import Vqa
 
-TASKS: dict[str, Task[Any]] = {task.name: task for task in (Grounding(), Vqa(), Mcq(), Count(), Math(), Ocr())}
+TASKS: dict[str, AnyTask] = {task.name: task for task in (Grounding(), Vqa(), Mcq(), Count(), Math(), Ocr())}
 """``extra_info.task`` -> the task."""
 
 
-def task_named(name: Any) -> Task[Any]:
+def task_named(name: object) -> AnyTask:
     """The task called ``name``.
 
     Raises:
@@ -28,7 +26,7 @@ def task_named(name: Any) -> Task[Any]:
     return task
 
 
-def task_of_row(extra_info: Mapping[str, Any]) -> Task[Any]:
+def task_of_row(extra_info: Fields) -> AnyTask:
     """The task of a row.
 
     Raises:

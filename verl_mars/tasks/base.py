@@ -16,10 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from verl_mars.config import Settings, explain
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.vision.families import frame_named
 from verl_mars.vision.resize import ImageLimits, Size
 
 Floats = NDArray[np.float64]
+Sizes = Sequence[Sequence[float]]
+"""``extra_info.image_sizes``: [width, height] of each image, as a row holds them."""
+
 Ratio = tuple[Floats, Floats]
 """(R,) numerators and (R,) denominators of R rows; the metric is the ratio of their sums."""
 
@@ -56,7 +60,7 @@ class Truth(BaseModel):
         """The answer in a few words, to count how often each is right."""
         raise NotImplementedError
 
-    def check_images(self, sizes: Any, images: Sequence[int] | None = None) -> None:
+    def check_images(self, sizes: Sizes | None, images: Sequence[int] | None = None) -> None:
         """Check that the truth is about images of its row.
 
         Args:
@@ -121,8 +125,8 @@ class Hints:
 
     label: str = "object"
     size: Size | None = None
-    choices: Any = None
-    question: Any = None
+    choices: object = None
+    question: object = None
 
 
 class Task(ABC, Generic[T]):
@@ -145,7 +149,7 @@ class Task(ABC, Generic[T]):
     """Keys of a result that only this task fills."""
 
     @abstractmethod
-    def score(self, answer: str, truth: T, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: T, info: Fields, settings: ScoringSettings) -> Verdict:
         """Score one answer. Never raises because of what the answer holds.
 
         Args:
@@ -158,7 +162,7 @@ class Task(ABC, Generic[T]):
             SampleError: the row is at fault.
         """
 
-    def read(self, value: Any) -> T:
+    def read(self, value: object) -> T:
         """The ground truth in a JSON text, or in the mapping that such a text holds.
 
         Raises:
@@ -172,11 +176,11 @@ class Task(ABC, Generic[T]):
                 value = _DECODER.decode(value)
             return self.truth.model_validate(value)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise SampleError("ground_truth", f"{value[:80]!r} is no JSON text ({error}); {hint}") from error
+            raise SampleError("ground_truth", f"{str(value)[:80]!r} is no JSON text ({error}); {hint}") from error
         except ValueError as error:
             raise explain(error, "ground_truth", hint, self.truth) from error
 
-    def read_for_row(self, value: Any, key: str, sizes: Any, images: Sequence[int] | None = None) -> T:
+    def read_for_row(self, value: object, key: str, sizes: Sizes | None, images: Sequence[int] | None = None) -> T:
         """:meth:`read` and :meth:`Truth.check_images` of the ground truth that a row holds under ``key``.
 
         Raises:
@@ -190,7 +194,7 @@ class Task(ABC, Generic[T]):
             raise SampleError(error.code, error.problem.message, place) from error
         return truth
 
-    def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
+    def metrics(self, results: Sequence[Fields]) -> dict[str, Ratio]:
         """Metrics of R results beside the means that every task has."""
         return {}
 
@@ -201,7 +205,7 @@ class Task(ABC, Generic[T]):
     plain_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of a JSON object that is a plain ground truth, not one in the form of a row."""
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A ground truth as files of predictions hold it, in the form of a row; unknown forms stay as they are.
 
         Raises:
@@ -218,12 +222,16 @@ class Task(ABC, Generic[T]):
         raise SampleError("task", f"variant=authors has no formula for task {self.name!r}")
 
 
-def column(results: Sequence[Mapping[str, Any]], key: str) -> Floats:
+AnyTask = Task[Any]
+"""A task, whatever its ground truth."""
+
+
+def column(results: Sequence[Fields], key: str) -> Floats:
     """(R,) values of one key, 0 where a result has none."""
     return np.array([result[key] or 0.0 for result in results], dtype=np.float64)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> FieldDict:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         names = [name for name, _ in pairs]
@@ -239,7 +247,7 @@ def _refuse_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -10,7 +10,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
+
+from verl_mars.fields import FieldDict
 
 MAX_CHARS = 200_000
 MAX_BOXES = 2_000
@@ -108,16 +110,17 @@ def _unescaped(text: str) -> str:
     return text.replace('\\"', '"') if '\\"' in text and text.count('"') == text.count('\\"') else text
 
 
-def _items_of(value: Any) -> Any:
+def _items_of(value: object) -> object:
     """The list of boxes in an object that is no box, or in a list around it: ``{"objects": [...]}``, ``[[...]]``."""
     if isinstance(value, dict) and not any(key in value for key in BOX_KEYS):
         lists = [inner for inner in value.values() if isinstance(inner, list) and _holds_box(inner)]
         return lists[0] if len(lists) == 1 else value
-    nested = isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
-    return value[0] if nested and any(isinstance(item, dict) for item in value[0]) else value
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        return value[0] if any(isinstance(item, dict) for item in value[0]) else value
+    return value
 
 
-def _values_in(text: str) -> list[Any]:
+def _values_in(text: str) -> list[object]:
     """The values of a text that is no JSON: those in nearly JSON if there are boxes, else what is JSON in it.
 
     In prose, brackets may hold anything ("as in figure [2]"): there only values with a box in them count. An empty list
@@ -133,7 +136,7 @@ def _values_in(text: str) -> list[Any]:
     return values if text[:1] in "[{" and text[:1] else []
 
 
-def _holds_box(value: Any) -> bool:
+def _holds_box(value: object) -> bool:
     if isinstance(value, dict):
         return any(key in value for key in BOX_KEYS)
     if not isinstance(value, list):
@@ -143,9 +146,9 @@ def _holds_box(value: Any) -> bool:
     )
 
 
-def _json_in(text: str) -> list[Any]:
+def _json_in(text: str) -> list[object]:
     """The JSON lists and objects in ``text`` in order."""
-    values: list[Any] = []
+    values: list[object] = []
     position = spent = 0
     while spent <= _BUDGET and len(values) <= MAX_BOXES:
         start = _START.search(text, position)
@@ -165,15 +168,15 @@ def _json_in(text: str) -> list[Any]:
     return values
 
 
-def _nearly_json(text: str) -> list[Any]:
+def _nearly_json(text: str) -> list[object]:
     """The lists and objects in a text that is nearly JSON, outermost first; an object that never closes is no value.
 
     Inside of them a Python tuple is a list; outside, round brackets are prose.
 
     One pass over the tokens with an explicit stack, so that no nesting is too deep and no text raises.
     """
-    roots: list[Any] = []
-    stack: list[tuple[str, list[Any]]] = []
+    roots: list[object] = []
+    stack: list[tuple[str, list[object]]] = []
     for match in _TOKEN.finditer(text.translate(_PUNCTUATION)):
         mark = match.group("mark")
         if mark in ("(", ")"):
@@ -199,7 +202,7 @@ def _nearly_json(text: str) -> list[Any]:
     return roots
 
 
-def _scalar(match: re.Match[str]) -> Any:
+def _scalar(match: re.Match[str]) -> object:
     if match.group("mark"):
         return ":"
     if match.group("number"):
@@ -221,7 +224,7 @@ def _json_escape(match: re.Match[str]) -> str:
     return f"\\u00{said[1:]}" if said[0] == "x" and len(said) == 3 else "'" if said == "'" else match.group()
 
 
-def _object(items: list[Any]) -> dict[str, Any]:
+def _object(items: list[object]) -> FieldDict:
     """Keys and values around their colons; several texts after one colon are one, what stands elsewhere is left out."""
     places = [place for place, item in enumerate(items) if item == ":" and 0 < place < len(items) - 1]
     ends = [place - 1 for place in places[1:]] + [len(items)]
@@ -234,17 +237,17 @@ def _object(items: list[Any]) -> dict[str, Any]:
     return pairs
 
 
-def box_of(item: dict[str, Any]) -> Any:
+def box_of(item: FieldDict) -> object:
     """The four numbers of an object, whichever of the usual keys they stand under."""
     return next((item[key] for key in BOX_KEYS if key in item), None)
 
 
-def _is_list_of_items(value: Any) -> bool:
+def _is_list_of_items(value: object) -> TypeGuard[list[object]]:
     """A list of boxes, as opposed to one box given as a list of four numbers."""
     return isinstance(value, list) and not (len(value) == 4 and all(isinstance(n, float) for n in value))
 
 
-def _read_box(item: Any) -> Box:
+def _read_box(item: object) -> Box:
     if not isinstance(item, dict):
         return Box(_corners(item), None)
     label = item.get("label")
@@ -257,7 +260,7 @@ def _read_box(item: Any) -> Box:
     return Box(_corners(corners), label if isinstance(label, str) else None)
 
 
-def _corners(value: Any) -> tuple[float, float, float, float] | None:
+def _corners(value: object) -> tuple[float, float, float, float] | None:
     if not (isinstance(value, list) and len(value) == 4):
         return None
     if not all(isinstance(number, float) and math.isfinite(number) for number in value):

@@ -5,12 +5,12 @@ The answer must name exactly one number, in digits or words, and may be a senten
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import Field
 
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, Ratio, ScoringSettings, Task, Truth, Verdict, column
 from verl_mars.tasks.numbers import as_number, chinese_number
@@ -56,7 +56,7 @@ class Count(Task[CountTruth]):
     instruction = "The answer is a whole number."
     keys = ("abs_error",)
 
-    def score(self, answer: str, truth: CountTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: CountTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the number that the answer names."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a number")
@@ -65,14 +65,14 @@ class Count(Task[CountTruth]):
             return Verdict(error="the answer does not name exactly one number")
         return Verdict(float(number == truth.value), f"{number:g}", details={"abs_error": abs(number - truth.value)})
 
-    def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
+    def metrics(self, results: Sequence[Fields]) -> dict[str, Ratio]:
         """``mean abs error`` over the rows with a number."""
         named = np.array([result["abs_error"] is not None for result in results], dtype=np.float64)
         return {"mean abs error": (column(results, "abs_error"), named)}
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A number, or text such as "three or 3"."""
-        numbers = {value}
+        numbers: set[object] = {value}
         if isinstance(value, str):
             numbers = {only_number(words.unwrapped(words.tidy(part))) for part in words.alternatives(value)}
         number = numbers.pop() if len(numbers) == 1 else None

@@ -16,15 +16,16 @@ rows; labels are never looked at, images without objects earn 0 whatever the ans
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
-from verl_mars.tasks.base import Floats, Hints, Ratio, ScoringSettings, Task, Text, Truth, Verdict, column
+from verl_mars.tasks.base import Floats, Hints, Ratio, ScoringSettings, Sizes, Task, Text, Truth, Verdict, column
 from verl_mars.tasks.boxes import BOX_KEYS, Box, box_of, read_boxes
 from verl_mars.vision.families import Frame, frame_named
 from verl_mars.vision.resize import ImageLimits, Size
@@ -39,7 +40,7 @@ UNKNOWN_SIZE = (10**9, 10**9)
 """The size of an image that a file of predictions does not give: boxes in its pixels need none."""
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     if isinstance(value, bool | str):
         raise ValueError("a number is needed")
     return value
@@ -87,7 +88,7 @@ class GroundingTruth(Truth):
     def in_words(self) -> str:
         return f"{len(self.boxes)} boxes"
 
-    def check_images(self, sizes: Any, images: Sequence[int] | None = None) -> None:
+    def check_images(self, sizes: Sizes | None, images: Sequence[int] | None = None) -> None:
         if images is not None and self.frame not in images:
             allowed = ", ".join(map(str, images)) or "none"
             raise SampleError("box", f"image {self.frame} is the boxes' frame, allowed: {allowed}", "frame")
@@ -115,7 +116,7 @@ class Grounding(Task[GroundingTruth]):
     plain_keys = BOX_KEYS
     keys = ("iou", "precision", "recall", "f1", "boxes_predicted", "boxes_true")
 
-    def score(self, answer: str, truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: GroundingTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """The form has one part here: one JSON value, each item a box with a label.
 
         An answer that cannot be read earns nothing, also where there is nothing to find: silence is not an empty list.
@@ -130,7 +131,7 @@ class Grounding(Task[GroundingTruth]):
         acc, details = judge(boxes, truth, scale, settings.iou_threshold)
         return Verdict(acc, None, form=(said.well_formed,), details=details)
 
-    def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
+    def metrics(self, results: Sequence[Fields]) -> dict[str, Ratio]:
         """Shares of rows and of boxes; none under ``variant=authors``, which has no such keys."""
         if results[0]["iou"] is None:
             return {}
@@ -145,7 +146,7 @@ class Grounding(Task[GroundingTruth]):
             "F1": (2.0 * found, predicted + true),
         }
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """Boxes in the first image, each as four numbers or as answers give it (``{bbox_2d, label}``); as JSON or text.
 
         A box without a label gets ``hints.label``.
@@ -167,9 +168,7 @@ class Grounding(Task[GroundingTruth]):
         raise SampleError("task", "the truth of boxes is no text")
 
 
-def scale_of_row(
-    frame: Frame, truth: GroundingTruth, info: Mapping[str, Any], settings: ScoringSettings
-) -> tuple[float, float]:
+def scale_of_row(frame: Frame, truth: GroundingTruth, info: Fields, settings: ScoringSettings) -> tuple[float, float]:
     """What to multiply x and y of an answer with, to get pixels of the original image.
 
     Raises:
@@ -182,7 +181,7 @@ def scale_of_row(
     return frame.scale(truth.size, settings.image_processor or ImageLimits(), seen_size)
 
 
-def _size_of(sizes: Any, index: int, key: str) -> Size:
+def _size_of(sizes: Sizes, index: int, key: str) -> Size:
     """Entry ``index`` of ``extra_info[key]``; lists, tuples and numpy rows are all met in verl."""
     try:
         width, height = (float(number) for number in sizes[index])
@@ -246,7 +245,7 @@ def _labels_agree(boxes: list[Box], truth: GroundingTruth) -> NDArray[np.bool_]:
     return (given[:, None] == wanted[None, :]) | (wanted == numbers.get(ANY_LABEL, -2))[None, :]
 
 
-def _is_one_box(value: list[Any]) -> bool:
+def _is_one_box(value: list[object]) -> bool:
     return len(value) == 4 and not any(isinstance(item, list | dict) for item in value)
 
 

@@ -11,10 +11,9 @@ one expression: "2 or 3" is no number, and two boxes that differ are no answer.
 """
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
 
+from verl_mars.fields import Fields
 from verl_mars.tasks import math_process, words
 from verl_mars.tasks.base import Hints, ScoringSettings, Task, Text, Truth, Verdict
 from verl_mars.tasks.numbers import as_number
@@ -150,7 +149,7 @@ class Math(Task[MathTruth]):
     example = '{"answer": "1/2"}'
     instruction = "The answer is a mathematical expression."
 
-    def score(self, answer: str, truth: MathTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: MathTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the expression.
 
         Raises:
@@ -179,7 +178,7 @@ class Math(Task[MathTruth]):
         found = _boxes(text)
         return (found[-1], len(found) == 1) if found else (None, False)
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """An expression, or a number."""
         return {"answer": str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value}
 

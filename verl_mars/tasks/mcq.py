@@ -8,12 +8,11 @@ their OCR-VQA file score as right.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 
@@ -66,7 +65,7 @@ class Mcq(Task[McqTruth]):
     example = '{"letter": "B", "text": "Travel", "choices": ["not the same", "Travel"]}'
     instruction = "The answer is the letter of one choice."
 
-    def score(self, answer: str, truth: McqTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: McqTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the letter that the answer names."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a choice")
@@ -77,7 +76,7 @@ class Mcq(Task[McqTruth]):
         right = words.literal_form(texts[index]) == words.literal_form(texts[truth.index])
         return Verdict(float(right), chr(ord("A") + index))
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A letter; its choices are in the line, or in the text of the question."""
         if not isinstance(value, str):
             return value

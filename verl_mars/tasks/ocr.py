@@ -8,12 +8,12 @@ NL is the edit distance over the length of the longer text. Case and white space
 metric; every other sign counts, since what is read may differ in one sign only.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import Field
 
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, Ratio, ScoringSettings, Task, Text, Truth, Verdict, column
 
@@ -38,7 +38,7 @@ class Ocr(Task[OcrTruth]):
     example = '{"answers": ["Exit 42"]}'
     instruction = "The answer is the text as it stands in the image."
 
-    def score(self, answer: str, truth: OcrTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: OcrTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the answer in lower case, spaces made alike."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters; at most {MAX_CHARS} are read")
@@ -48,11 +48,11 @@ class Ocr(Task[OcrTruth]):
             return Verdict(error="the answer is blank")
         return Verdict(max(similarity(text, reading) for text in {bare, _form(answer)} for reading in readings), bare)
 
-    def metrics(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Ratio]:
+    def metrics(self, results: Sequence[Fields]) -> dict[str, Ratio]:
         """``exact``: share of rows that were read without a mistake; their mean ``acc`` is the ANLS."""
         return {"exact": ((column(results, "acc") == 1.0).astype(np.float64), np.ones(len(results)))}
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A text, or a list of texts."""
         return {"answers": value if isinstance(value, list) else [str(value)]}
 

@@ -14,11 +14,10 @@ contains the other, which gives full marks to an empty answer, to "not sure" for
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
+from verl_mars.fields import Fields
 from verl_mars.tasks import words
 from verl_mars.tasks.base import MAX_CHARS, Hints, ScoringSettings, Task, Text, Truth, Verdict
 from verl_mars.tasks.count import only_number
@@ -63,7 +62,7 @@ class Vqa(Task[VqaTruth]):
     example = '{"answers": ["three", "3"]}'
     instruction = "The answer is a word or a short phrase."
 
-    def score(self, answer: str, truth: VqaTruth, info: Mapping[str, Any], settings: ScoringSettings) -> Verdict:
+    def score(self, answer: str, truth: VqaTruth, info: Fields, settings: ScoringSettings) -> Verdict:
         """``pred`` is the answer's normal form. Cost: linear in the answer."""
         if len(answer) > MAX_CHARS:
             return Verdict(error=f"an answer of {len(answer)} characters is not a short answer")
@@ -86,7 +85,7 @@ class Vqa(Task[VqaTruth]):
             return Verdict(float(number in numbers), f"{number:g}")
         return Verdict(0.0, words.weak_form(bare))
 
-    def from_plain(self, value: Any, hints: Hints) -> Any:
+    def from_plain(self, value: object, hints: Hints) -> object:
         """A text such as "three or 3", a number, or a list of answers."""
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = f"{value:g}"

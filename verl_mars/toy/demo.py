@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from verl_mars.errors import UsageError, UserError
+from verl_mars.fields import FieldDict
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
@@ -55,7 +55,7 @@ def demo(
     seed: int = 0,
     track: str = "default",
     algorithm: str = "mars",
-) -> dict[str, Any]:
+) -> FieldDict:
     """Run the demo, write its results to `out`, and return the summary. Same seed, same numbers.
 
     Writes ``summary.json``, ``metrics.jsonl``, ``curve.png``, ``samples.png``, ``checkpoint/``, ``train.log``,

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerFast
 
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.toy.forward import sample
 from verl_mars.toy.model import Qwen2_5_VLForConditionalGeneration, no_progress_bars, tokenize_prompt
 from verl_mars.toy.warmstart import MAX_RESPONSE, torch_threads, visual_tokens
@@ -27,7 +27,7 @@ from verl_mars.toy.world import REGIMES, SIZE, SOURCES, parse_answer
 from verl_mars.views import Fused, Mono, sources_of_row
 
 FUSED = "fused"
-Messages = list[dict[str, Any]]
+Messages = list[FieldDict]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_heldout(file: Path, limit: int | None = None) -> HeldOut:
     )
 
 
-def _messages(row: Mapping[str, Any]) -> Messages:
+def _messages(row: Fields) -> Messages:
     """A row's prompt with its ``<image>`` tags as image parts, as verl's RLHFDataset makes it."""
     images = iter(row["images"])
     return [

@@ -9,7 +9,7 @@ Shapes: B prompts, M pictures, K pictures of a prompt, P prompt tokens, R respon
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from verl_mars.cpu.sampling import BatchSampler, Prompt, Request, Response, SamplingParams
 from verl_mars.toy.model import PATCH, TOKENS_PER_IMAGE, Qwen2_5_VLForConditionalGeneration
 from verl_mars.toy.world import SIZE
+
+if TYPE_CHECKING:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
 
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP's, as in Qwen2VLImageProcessor
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -161,7 +164,9 @@ class _WithVisualTokens:
         self.device = model.device
         self.get_output_embeddings = model.get_output_embeddings
 
-    def __call__(self, input_ids: Tensor, visual: Tensor | None = None, **inputs: Any) -> Any:
+    def __call__(
+        self, input_ids: Tensor, visual: Tensor | None = None, **inputs: object
+    ) -> "Qwen2_5_VLCausalLMOutputWithPast":
         words = self.model.get_input_embeddings()(input_ids)
         if visual is not None:
             words = words.masked_scatter((input_ids == self.config.image_token_id)[..., None], visual)

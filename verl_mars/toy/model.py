@@ -5,16 +5,16 @@ All classes are transformers'. A folder written by :func:`save` loads with ``Aut
 tokens, one for each cell of the world.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from verl_mars._compat import define_missing_torchvision_ops
+from verl_mars.fields import Fields
 from verl_mars.toy import world
 
 define_missing_torchvision_ops()  # before transformers, which imports torchvision
@@ -160,7 +160,7 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def tokenize_prompt(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def tokenize_prompt(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Fields]) -> list[int]:
     """Token ids of a conversation that asks for an answer, each picture as its 4 image tokens."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text.replace(IMAGE, IMAGE * TOKENS_PER_IMAGE), add_special_tokens=False)["input_ids"]

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 
+from verl_mars.fields import FieldDict
 from verl_mars.reward import compute_score
 from verl_mars.toy.evaluate import FUSED, Evaluation
 from verl_mars.toy.runs import Metrics
@@ -148,7 +148,7 @@ def _draw_heldout(axes: Axes, before: Evaluation, after: Evaluation) -> None:
                 fontweight="bold" if side > 0 else "normal", path_effects=[_HALO],
             )  # fmt: skip
     best = [max(after.accuracy(source, regime) for source in after.sources) for regime in regimes]
-    marks: dict[str, Any] = {"color": INK, "linewidth": 1.8, "path_effects": [_HALO], "zorder": 2.5}
+    marks: FieldDict = {"color": INK, "linewidth": 1.8, "path_effects": [_HALO], "zorder": 2.5}
     axes.hlines(best, x - width, x + width, label="best source alone, after", **marks)
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100%"])

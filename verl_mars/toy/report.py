@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.toy.evaluate import FUSED, Evaluation
 from verl_mars.toy.runs import Metrics
 
@@ -36,7 +36,7 @@ class Run:
     seconds: Mapping[str, float]
 
 
-def summarize(run: Run, before: Evaluation, after: Evaluation, metrics: Metrics) -> dict[str, Any]:
+def summarize(run: Run, before: Evaluation, after: Evaluation, metrics: Metrics) -> FieldDict:
     """The content of ``summary.json``: greedy accuracies on held-out rows, training metrics, identity of the run.
 
     The same seed gives the same summary, except for the seconds.
@@ -85,7 +85,7 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
 
 
-def write_summary(summary: Mapping[str, Any], file: Path) -> None:
+def write_summary(summary: Fields, file: Path) -> None:
     file.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
 from verl_mars.data.schema import arrow_schema, write_rows
+from verl_mars.fields import FieldDict
 from verl_mars.toy.world import IMAGES, SIZE, Scenes
 
 DATA_SOURCE = "toy_multisource"
@@ -47,7 +47,7 @@ def write_split(scenes: Scenes, split: str, folder: Path, home: Path | None = No
     return file
 
 
-def make_row(scenes: Scenes, row: int, split: str, images: list[str]) -> dict[str, Any]:
+def make_row(scenes: Scenes, row: int, split: str, images: list[str]) -> FieldDict:
     """One scene in the project's row schema; `images` are the paths of its pictures."""
     names = list(scenes.source_names(row))
     return {

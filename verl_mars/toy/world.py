@@ -20,10 +20,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from verl_mars.fields import FieldDict
 
 RGB, INFRARED, DEPTH = SOURCES = ("rgb", "infrared", "depth")
 COMPLEMENTARY, REDUNDANT, DOMINANT, CONFLICTING = REGIMES = ("complementary", "redundant", "dominant", "conflicting")
@@ -103,7 +104,7 @@ class Scenes:
             return f"what color is the {what} object?"
         return f"where is the {what} object?"
 
-    def messages(self, row: int) -> list[dict[str, Any]]:
+    def messages(self, row: int) -> list[FieldDict]:
         """The prompt as a conversation, with a placeholder part for each image."""
         images = [{"type": "image"}] * IMAGES
         return [{"role": "user", "content": [*images, {"type": "text", "text": self.question(row)}]}]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from tensordict import TensorDict
@@ -35,7 +34,7 @@ class AnchorMemory:
     """
 
     every: int
-    anchors: dict[str, list[list[Any]]] = field(default_factory=dict)
+    anchors: dict[str, list[list[object]]] = field(default_factory=dict)
     """[source, score, weights version, and further values if there are any] of each anchor, by prompt."""
     uses: dict[str, int] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ sampled token need no worker of ours.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict
@@ -17,6 +17,13 @@ from verl.workers.engine.utils import prepare_micro_batches
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from verl_mars.algos.divergence import vocabulary_divergence
+from verl_mars.fields import FieldDict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from verl.workers.config import EngineConfig
+    from verl.workers.engine import BaseEngine
+    from verl.workers.engine_workers import TrainingWorker
 
 FED = ("input_ids", "position_ids", "multi_modal_inputs")
 """Fields that verl's forward pass reads."""
@@ -36,7 +43,7 @@ policy under the row's own view and q under the other."""
 class ViewDivergence:
     """To be put before one of verl's actor workers."""
 
-    actor: Any
+    actor: "TrainingWorker"
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def compute_view_divergence(self, view: TensorDict, own: TensorDict) -> TensorDict:
@@ -68,7 +75,7 @@ WORKERS: dict[type, type] = {
 
 
 @torch.no_grad()
-def compare(engine: Any, config: Any, view: TensorDict, own: TensorDict) -> TensorDict:
+def compare(engine: "BaseEngine", config: "EngineConfig", view: TensorDict, own: TensorDict) -> TensorDict:
     """:meth:`ViewDivergence.compute_view_divergence` on an engine of verl's.
 
     Two of verl's forward steps for each micro-batch. The first keeps the inputs of the output layer; the second
@@ -116,7 +123,7 @@ def compare(engine: Any, config: Any, view: TensorDict, own: TensorDict) -> Tens
 class _Step:
     """Records the inputs of the output layer in two forward steps of one micro-batch."""
 
-    def __init__(self, engine: Any, packed: bool) -> None:
+    def __init__(self, engine: "BaseEngine", packed: bool) -> None:
         self._layer = output_layer(engine.module)
         self._packed = packed
         self._states: torch.Tensor | None = None
@@ -161,7 +168,7 @@ def output_layer(module: torch.nn.Module) -> torch.nn.Module:
     Raises:
         ValueError: it is another layer, so that its rows cannot be used a chunk at a time.
     """
-    model: Any = getattr(module, "_fsdp_wrapped_module", module)
+    model: PreTrainedModel = getattr(module, "_fsdp_wrapped_module", module)
     layer = model.get_output_embeddings()
     dora = any(getattr(layer, "use_dora", {}).values())
     if dora or not isinstance(getattr(layer, "base_layer", layer), torch.nn.Linear):
@@ -193,7 +200,7 @@ def _hooked(layer: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None]
         handle.remove()
 
 
-def _rows(data: TensorDict, visual_inputs: object, flags: dict[str, Any]) -> TensorDict:
+def _rows(data: TensorDict, visual_inputs: object, flags: FieldDict) -> TensorDict:
     """The input of verl's forward step, with the flags that it reads."""
     rows = TensorDict({name: data[name] for name in ("input_ids", "position_ids")}, batch_size=data.batch_size)
     tensordict_utils.maybe_fix_3d_position_ids(rows)

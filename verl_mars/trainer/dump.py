@@ -1,9 +1,8 @@
 """Further columns of verl's dump of training responses (``trainer.rollout_data_dir``)."""
 
-from typing import Any
-
 from verl.trainer.ppo.v1 import PPOTrainer
 
+from verl_mars.fields import Columns, FieldDict
 from verl_mars.store import Batch
 
 
@@ -13,9 +12,9 @@ class DumpsColumns(PPOTrainer):
     The lines of a validation dump stay as they are.
     """
 
-    _lines: dict[str, dict[str, Any]] | None = None
+    _lines: dict[str, FieldDict] | None = None
 
-    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+    def dump_lines(self, batch: Batch) -> list[FieldDict]:
         """Name and value of each further column of a row, in the order of the batch's keys.
 
         A part of the trainer overrides it and adds to what its ``super()`` returns; a row without a value has null.
@@ -33,9 +32,9 @@ class DumpsColumns(PPOTrainer):
         self,
         inputs: list[str],
         outputs: list[str],
-        gts: list[Any],
+        gts: list[object],
         scores: list[float],
-        reward_extra_infos_dict: dict[str, list[Any]],
+        reward_extra_infos_dict: Columns,
         dump_path: str,
     ) -> None:
         """A line also has ``reward`` as a line of verl's validation dump: the score that was trained on, penalties

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from verl.experimental.separation.engine_workers import DetachActorWorker
@@ -17,6 +17,9 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from verl_mars.trainer.divergence_worker import DivergenceActorWorker, DivergenceDetachActorWorker
+
+if TYPE_CHECKING:
+    from verl.workers.config import TrainingWorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def freeze_tower(model: torch.nn.Module) -> int:
 class FrozenTowerTrainingWorker(TrainingWorker):
     """verl's training worker with :class:`FrozenTowerEngine`."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: "TrainingWorkerConfig") -> None:
         with _vendor(VENDOR):
             super().__init__(config)
 

@@ -1,11 +1,11 @@
 """The end of a step for images that are handled once: their metrics, and the stored copies that are freed."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from omegaconf import DictConfig
 
 from verl_mars import store
+from verl_mars.fields import Fields
 from verl_mars.images.reference import PARTITION, uid_of
 from verl_mars.images.settings import ImagesOnce
 from verl_mars.rows import IMAGE_COSTS, Key, as_list, counted_rows
@@ -44,7 +44,7 @@ def image_metrics(batch: Batch, stored: Iterable[str]) -> dict[str, float]:
     return metrics_of({key: getattr(cost, "data", cost) for key, cost in zip(keys, costs, strict=True)})
 
 
-def metrics_of(costs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+def metrics_of(costs: Mapping[str, Fields]) -> dict[str, float]:
     """Metrics of a step from the costs that its sessions carry, by the key of a row of each.
 
     ``perf/image_seconds``: over the prompts, the largest number of CPU seconds that a session of it has seen.

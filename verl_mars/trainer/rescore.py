@@ -9,12 +9,12 @@ Shapes: B rows, P prompt tokens, R response tokens, S sampled tokens of a respon
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from verl.single_controller.ray import RayWorkerGroup
 
 from verl_mars import store
+from verl_mars.fields import FieldDict
 from verl_mars.images.reference import stored_once
 from verl_mars.rows import OTHER_VISUAL_INPUTS
 from verl_mars.store import Batch
@@ -168,7 +168,7 @@ def _tags(trajectories: Iterable[Trajectory]) -> list[dict[str, int]]:
     ]
 
 
-def row_fields(trajectory: Trajectory, with_pixels: bool = True) -> dict[str, Any]:
+def row_fields(trajectory: Trajectory, with_pixels: bool = True) -> FieldDict:
     """The fields that verl's log-prob pass reads of a row."""
     fields = {
         "input_ids": torch.cat((trajectory.prompt, trajectory.response)),

@@ -5,9 +5,9 @@ it for validation, and leaves it out of the metrics and dumps of training.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from verl_mars import store
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.rows import as_list, real_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.dump import DumpsColumns
@@ -16,13 +16,13 @@ FIELD = "extra_fields"
 """Field in which verl's agent loop stores ``reward_extra_info`` of a trajectory."""
 
 
-def details_of(batch: Batch) -> list[Mapping[str, Any]]:
+def details_of(batch: Batch) -> list[Fields]:
     """The reward manager's values beside the score, for each row in the order of the batch's keys."""
     fields = [getattr(field, "data", field) for field in as_list(store.read(batch, [FIELD])[FIELD])]
     return [(field or {}).get("reward_extra_info") or {} for field in fields]
 
 
-def reward_metrics(infos: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def reward_metrics(infos: Iterable[Fields]) -> dict[str, float]:
     """``reward/<key>/mean`` of each numeric key, over the trajectories that have a value for it.
 
     Texts (``error``, ``pred``) and lists have no mean; a key without any value is left out.
@@ -45,6 +45,6 @@ class RewardDetails(DumpsColumns):
         real = real_rows(batch.tags).tolist()
         metrics.update(reward_metrics(info for info, counts in zip(details_of(batch), real, strict=True) if counts))
 
-    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+    def dump_lines(self, batch: Batch) -> list[FieldDict]:
         """The reward manager's keys, as in verl's validation dump."""
         return [{**line, **details} for line, details in zip(super().dump_lines(batch), details_of(batch), strict=True)]

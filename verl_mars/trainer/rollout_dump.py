@@ -1,11 +1,12 @@
 """Images and advantages in verl's dump of training responses (``trainer.rollout_data_dir``)."""
 
-from typing import Any
+from collections.abc import Iterable
 
 from PIL.Image import Image
 
 from verl_mars import store
 from verl_mars.errors import SampleError
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.reports.page import picture
 from verl_mars.rows import Key, as_list, as_rows
 from verl_mars.store import Batch
@@ -16,7 +17,7 @@ SIDE = 160
 """Longest side in pixels of the thumbnail of an image that has no path."""
 
 
-def prompts_of(batch: Batch, *, with_sources: bool) -> list[dict[str, Any]]:
+def prompts_of(batch: Batch, *, with_sources: bool) -> list[FieldDict]:
     """What a dumped line gets, in the order of the batch's keys; ``verl-mars show-rollouts`` reads it.
 
     ``images``: the path of each image of the prompt. An image without a path, as one that the data embed, is a small
@@ -61,7 +62,7 @@ def thumbnail(part: Message) -> str | None:
         return None
 
 
-def _source_names(sources: Any, images: int) -> list[str]:
+def _source_names(sources: Iterable[Fields] | None, images: int) -> list[str]:
     """The names of each image's sources, empty for an image of none."""
     names: list[list[str]] = [[] for _ in range(images)]
     for source in [] if sources is None else sources:
@@ -74,7 +75,7 @@ def _source_names(sources: Any, images: int) -> list[str]:
 class DumpsPrompts(DumpsColumns):
     """Adds :func:`prompts_of` to each line of a step's dump."""
 
-    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+    def dump_lines(self, batch: Batch) -> list[FieldDict]:
         columns = getattr(getattr(self.train_dataset, "dataframe", None), "column_names", ())
         prompts = prompts_of(batch, with_sources="sources" in columns)
         return [{**line, **prompt} for line, prompt in zip(super().dump_lines(batch), prompts, strict=True)]

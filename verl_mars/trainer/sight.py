@@ -11,9 +11,10 @@ import statistics
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from verl.experimental.agent_loop import AgentLoopManager
 
 from verl_mars import store
@@ -23,6 +24,9 @@ from verl_mars.store import Batch
 from verl_mars.trainer.rescore import rescore
 from verl_mars.trainer.trainer import ViewTrainer, rows_multiple, trajectories_of
 from verl_mars.views import OtherPixels, parts_of
+
+if TYPE_CHECKING:
+    from verl.utils.dataset.rl_dataset import RLHFDataset
 
 LEAST_DIFFERENCE = 0.01
 """Nats by which the images have to move a log-prob of half of the rows. Without pixels it is 0 but for rounding."""
@@ -205,7 +209,7 @@ class LooksFirst(ViewTrainer):
         pixels = [getattr(inputs, "data", inputs) or {} for inputs in as_list(data["multi_modal_inputs"])]
         engine = as_rows(data["rollout_log_probs"])
 
-        def log_probs(order: Sequence[int]) -> dict[int, Any]:
+        def log_probs(order: Sequence[int]) -> dict[int, torch.Tensor]:
             scored = rescore(
                 [batch.keys[i] for i in order],
                 [trajectories[i] for i in order],
@@ -228,7 +232,7 @@ class LooksFirst(ViewTrainer):
         return answers
 
 
-def rows_with_images(dataset: Any, count: int) -> list[int]:
+def rows_with_images(dataset: "RLHFDataset", count: int) -> list[int]:
     """Numbers of up to ``count`` rows with images, from all over a data set.
 
     Raises:

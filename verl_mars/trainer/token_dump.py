@@ -1,15 +1,19 @@
 """A method's values of each token in verl's dump of training responses (``trainer.rollout_data_dir``)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verl_mars import store
+from verl_mars.fields import FieldDict
 from verl_mars.methods.base import TokenValues
 from verl_mars.methods.estimator import Handover
 from verl_mars.rows import as_rows
 from verl_mars.store import Batch
 from verl_mars.trainer.dump import DumpsColumns
 from verl_mars.trainer.trainer import ViewTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DIGITS = 6
 """Significant digits of a dumped value; most dependencies are small."""
@@ -23,9 +27,9 @@ class TokenDump:
     show-tokens`` reads them.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._text = tokenizer.decode
-        self._lines: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, FieldDict] = {}
 
     def add(self, batch: Batch, values: Mapping[str, TokenValues]) -> None:
         """Keep the rows of a batch; ``values`` by the name of their column, (B, T) each."""
@@ -42,7 +46,7 @@ class TokenDump:
                 },
             }
 
-    def take(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+    def take(self, keys: Sequence[str]) -> list[FieldDict]:
         """What each line gets, in the order of the keys; nothing for a row that was not kept. Clears the dump."""
         lines, self._lines = self._lines, {}
         return [lines.get(key, {}) for key in keys]
@@ -60,7 +64,7 @@ class DumpsTokens(DumpsColumns, ViewTrainer):
             self._tokens = self._tokens or TokenDump(self.tokenizer)
             self._tokens.add(batch, handover.result.tokens)
 
-    def dump_lines(self, batch: Batch) -> list[dict[str, Any]]:
+    def dump_lines(self, batch: Batch) -> list[FieldDict]:
         lines = super().dump_lines(batch)
         if self._tokens is None:
             return lines

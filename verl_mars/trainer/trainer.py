@@ -6,7 +6,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from omegaconf import DictConfig, open_dict
@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 
 from verl_mars import _compat, store
+from verl_mars.fields import FieldDict
 from verl_mars.images.settings import ImagesOnce
 from verl_mars.methods.base import Method, RowsToView, RowValues, ViewContext
 from verl_mars.methods.estimator import Handover, hand_over
@@ -33,7 +34,12 @@ from verl_mars.store import Batch
 from verl_mars.trainer.divergence_worker import WORKERS
 from verl_mars.trainer.rescore import ViewLogProbs, compare_views, rescore
 from verl_mars.trainer.reward_details import details_of
-from verl_mars.views import Trajectory
+from verl_mars.views import RescoreView, Trajectory
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+    from transformers import ProcessorMixin
+    from verl.single_controller.ray import RayWorkerGroup
 
 VIEW_LOG_PROBS = "view_log_probs"
 VIEW_DIVERGENCE = "view_divergence"
@@ -123,15 +129,15 @@ class ViewTrainer(PPOTrainer):
 class RowReader:
     """Makes the :class:`RowValues` of a method from the rows of a batch."""
 
-    config: Any
+    config: DictConfig
     method: Method
-    processor: Any
-    workers: Any
+    processor: "ProcessorMixin"
+    workers: "RayWorkerGroup"
     """verl's actor workers."""
 
     def read(self, batch: Batch, step: int) -> RowValues:
         """Everything that the method asks for. Rescored rows keep their results as fields (``view_*``)."""
-        values: dict[str, Any] = {
+        values: FieldDict = {
             "real": real_rows(batch.tags),
             "last_output": last_outputs(batch.keys),
             "tags": batch.tags,
@@ -180,18 +186,23 @@ class RowReader:
         old = as_rows(data["old_log_probs"])
         rescored = self._rescore(batch, rows.trajectories, views, old)
 
-        columns: dict[str, list[Any]] = {VIEW_LOG_PROBS: rescored.log_probs}
+        results: dict[str, list[torch.Tensor]] = {VIEW_LOG_PROBS: rescored.log_probs}
         if rescored.divergence is not None and rescored.reverse_divergence is not None:
-            columns[VIEW_DIVERGENCE] = rescored.divergence
-            columns[VIEW_REVERSE_DIVERGENCE] = rescored.reverse_divergence
-        values = {_VALUE_OF[name]: padded(column) for name, column in columns.items()}
+            results[VIEW_DIVERGENCE] = rescored.divergence
+            results[VIEW_REVERSE_DIVERGENCE] = rescored.reverse_divergence
+        values = {_VALUE_OF[name]: padded(column) for name, column in results.items()}
+        columns: dict[str, Sequence[object]] = {**results}
         if method.view_pixels:
             columns[method.view_pixels] = [{} for _ in views]  # pixels that nobody needs any more
         store.write(batch, columns)
         return values | {"log_probs": padded(old)}
 
     def _rescore(
-        self, batch: Batch, trajectories: Sequence[Trajectory], views: Sequence[Any], old: list[torch.Tensor]
+        self,
+        batch: Batch,
+        trajectories: Sequence[Trajectory],
+        views: Sequence[RescoreView | None],
+        old: list[torch.Tensor],
     ) -> ViewLogProbs:
         config = self.config.actor_rollout_ref
         multiple = rows_multiple(config, self.workers)
@@ -203,7 +214,7 @@ class RowReader:
         return rescore(batch.keys, *common)
 
 
-def rows_multiple(config: Any, workers: Any) -> int:
+def rows_multiple(config: DictConfig, workers: "RayWorkerGroup") -> int:
     """verl's actor workers take a multiple of this many rows for log-probs.
 
     Args:
@@ -214,7 +225,7 @@ def rows_multiple(config: Any, workers: Any) -> int:
     return ranks if config.actor.use_dynamic_bsz else ranks * config.rollout.log_prob_micro_batch_size_per_gpu
 
 
-def forward_type(actor: Any) -> torch.dtype:
+def forward_type(actor: DictConfig) -> torch.dtype:
     """The type in which verl's actor computes log-probs: its engine's mixed precision, bfloat16 where that is unset."""
     from verl.utils.torch_dtypes import PrecisionType
 
@@ -224,7 +235,7 @@ def forward_type(actor: Any) -> torch.dtype:
     return PrecisionType.to_dtype((actor.get(actor.strategy) or {}).get("dtype") or "bfloat16")
 
 
-def trajectories_of(data: Any) -> list[Trajectory]:
+def trajectories_of(data: "TensorDict") -> list[Trajectory]:
     """The trajectories of rows read from the store, without their visual inputs."""
     tensordict_utils.maybe_fix_3d_position_ids(data)
     prompts, responses, masks, positions = (as_rows(data[name]) for name in _TRAJECTORY)

@@ -3,12 +3,12 @@
 Shapes: S samples of P prompts, K sources of a prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from verl.trainer.ppo.v1 import PPOTrainer
 
+from verl_mars.fields import Columns
 from verl_mars.rows import ANCHOR_DETAILS
 
 RIGHT = 0.5
@@ -29,9 +29,7 @@ class _Prompt:
         return sum(self.fused) / len(self.fused)
 
 
-def validation_metrics(
-    data_sources: Sequence[str], uids: Sequence[str], details: Mapping[str, Sequence[Any]]
-) -> dict[str, float]:
+def validation_metrics(data_sources: Sequence[str], uids: Sequence[str], details: Columns) -> dict[str, float]:
     """Fused answers against each source alone, over the validation prompts.
 
     With accuracies, ``val-mars/acc/fused`` and ``val-mars/acc/<source>`` are means over prompts. For the prompts of two
@@ -76,7 +74,7 @@ def validation_metrics(
     return metrics
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return float(sum(values) / len(values))
 
@@ -88,8 +86,8 @@ class ValidatesSources(PPOTrainer):
         self,
         data_sources: list[str],
         sample_uids: list[str],
-        reward_extra_infos_dict: dict[str, list[Any]],
-        sample_turns: list[Any],
+        reward_extra_infos_dict: dict[str, list[object]],
+        sample_turns: list[object],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
         details = reward_extra_infos_dict

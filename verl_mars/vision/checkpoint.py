@@ -2,8 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
+from verl_mars.fields import FieldDict, Fields
 from verl_mars.vision.families import FAMILIES, FRAMES
 from verl_mars.vision.resize import ImageLimits, limits_of
 
@@ -29,7 +29,7 @@ def read_family(path: str) -> str:
     return name
 
 
-def read_limits(path: str, mm_processor_kwargs: Any = None) -> ImageLimits:
+def read_limits(path: str, mm_processor_kwargs: Fields | None = None) -> ImageLimits:
     """The limits of the model's image processor.
 
     Args:
@@ -49,7 +49,7 @@ def read_limits(path: str, mm_processor_kwargs: Any = None) -> ImageLimits:
 _ADVICE = "Set reward.reward_kwargs.coordinates (and reward.reward_kwargs.image_processor)"
 
 
-def _read_json(path: str, name: str) -> dict[str, Any] | None:
+def _read_json(path: str, name: str) -> FieldDict | None:
     """A file of a model, from its folder or the hub; None where it is not there. Newer models keep the image processor
     inside ``processor_config.json``. transformers' own reader would do, but it imports torchvision."""
     from transformers.utils import cached_file

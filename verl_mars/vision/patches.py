@@ -1,10 +1,14 @@
 """Masked patches: pixels that an image processor made, with random patches of the images black."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+from verl_mars.fields import FieldDict, Fields
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 MASK_PATCH = 14
 """Edge of a masked patch in pixels: that of PAPO's and VPPO's code, and of the patches of Qwen2.5-VL."""
@@ -25,15 +29,15 @@ class PatchLayout:
     """What a black pixel is, by channel."""
 
     @classmethod
-    def of(cls, processor: Any) -> "PatchLayout":
+    def of(cls, processor: "ProcessorMixin") -> "PatchLayout":
         """The layout of a processor.
 
         Raises:
             ValueError: its image processor does not lay pixels out so.
         """
-        images: Any = getattr(processor, "image_processor", None)
+        images = getattr(processor, "image_processor", None)
         patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
-        if not isinstance(patch, int) or not isinstance(merge, int):
+        if images is None or not isinstance(patch, int) or not isinstance(merge, int):
             raise ValueError(
                 f"the image processor {type(images).__name__} has no `patch_size` and `merge_size`: patches of images "
                 "can be masked for models of the Qwen-VL family only"
@@ -43,7 +47,7 @@ class PatchLayout:
         return cls(patch, merge, tuple(black))
 
 
-def mask_patches(visual_inputs: Mapping[str, Any], layout: PatchLayout, share: float, seed: int) -> dict[str, Any]:
+def mask_patches(visual_inputs: Fields, layout: PatchLayout, share: float, seed: int) -> FieldDict:
     """Visual inputs with each 14-pixel patch of each image black with probability ``share``.
 
     The pixels are those that the processor made, at the size at which the model sees the image, so nothing is processed

@@ -10,14 +10,13 @@ and torchvision: seconds and hundreds of megabytes for processes that otherwise 
 """
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from verl_mars.config import Settings
 from verl_mars.errors import SampleError
+from verl_mars.fields import Fields
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -52,7 +51,7 @@ class ImageLimits(Settings):
         return self.patch_size * self.merge_size
 
 
-def limits_of(processor: Mapping[str, Any], mm_processor_kwargs: Any = None) -> ImageLimits:
+def limits_of(processor: Fields, mm_processor_kwargs: Fields | None = None) -> ImageLimits:
     """Limits from an image processor's settings (old and new names) and what the run changes in them.
 
     A call changes the limits by ``size``, or by ``min_pixels`` and ``max_pixels`` together: transformers ignores one

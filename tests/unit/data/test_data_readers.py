@@ -32,6 +32,7 @@ def write(path, text):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chunk")
 def test_an_array_gives_what_json_gives(tmp_path_factory):
     path = tmp_path_factory.mktemp("json") / "a.json"

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ ALSO_MARS = {
 """Files in which `mars` is not the method."""
 
 
+@cache
 def names_in(source: str) -> set[str]:
     """Every identifier and every text of a file's code: no comments, no docstrings."""
     tree = ast.parse(source)

@@ -165,6 +165,7 @@ WORDS = st.lists(
 ).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(text=WORDS)
 def test_no_hedge_is_right_for_two_truths(text):

@@ -51,7 +51,12 @@ LINES = (Path(__file__).parent / "answers.jsonl").read_text(encoding="utf-8").sp
 KINDS = [json.loads(line) for line in LINES if line]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind['task']}-{json.dumps(kind['truth'])[:60]}")
+def case_of(kind):
+    name = f"{kind['task']}-{json.dumps(kind['truth'])[:60]}"
+    return pytest.param(kind, id=name, marks=pytest.mark.slow if kind["task"] == "math" else ())  # sympy is slow
+
+
+@pytest.mark.parametrize("kind", [case_of(kind) for kind in KINDS])
 def test_answers_of_every_kind(kind):
     """Per truth the answers that must earn their point, and those that must not."""
     if kind["task"] == "math":

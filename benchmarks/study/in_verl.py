@@ -90,7 +90,7 @@ def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
         "accuracy": found.accuracy(),
         "form": found.format_rate(),
         "by_regime": {regime: found.accuracy(regime=regime) for regime in sorted(set(heldout.regimes))},
-        "alone": [found.accuracy(source) for source in found.sources],
+        "alone": {source: found.accuracy(source) for source in found.sources},  # by name, the loop by position
     }
 
 

@@ -72,6 +72,7 @@ def test_a_batch_is_its_requests_one_at_a_time_bit_for_bit(sampler):
         assert told(sampler.sample([request])[0]) == told(response)
 
 
+@pytest.mark.slow
 def test_the_order_and_the_company_of_requests_change_nothing(sampler):
     requests = mixed_requests(sampler)
     expected = [told(r) for r in sampler.sample(requests)]
@@ -80,6 +81,7 @@ def test_the_order_and_the_company_of_requests_change_nothing(sampler):
         assert [told(r) for r in sampler.sample([requests[i] for i in part])] == [expected[i] for i in part]
 
 
+@pytest.mark.slow
 def test_small_limits_on_rows_and_prompt_tokens_change_nothing(model, sampler):
     requests = mixed_requests(sampler)
     small = BatchSampler(model, stop_token_ids=[END], forbidden_token_ids=[IMAGE, 4], max_rows=3, max_prompt_tokens=100)

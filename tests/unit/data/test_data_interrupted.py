@@ -18,6 +18,8 @@ from verl_mars.data import render
 from verl_mars.data.convert import convert
 from verl_mars.errors import DataError
 
+pytestmark = pytest.mark.slow  # processes that are ended
+
 # Again
 
 
@@ -83,7 +85,6 @@ def test_a_folder_with_other_files_is_left_alone(small, run, tmp_path, overwrite
 # Killed
 
 
-@pytest.mark.slow
 def test_killed_at_any_write_it_ends_with_the_same_bytes(small, tmp_path):
     (tmp_path / "few").mkdir()
     small = raw_sets.large_manifest(tmp_path / "few", rows=24, wrong=(5, 23))
@@ -109,7 +110,6 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(small, tmp_path):
 
 @pytest.mark.parametrize("images", ["path", "embed"])
 @pytest.mark.parametrize(("workers", "rows"), [(0, (1, 12, 60)), (2, (13,))])
-@pytest.mark.slow
 def test_killed_at_any_row_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, images, workers, rows):
     start_workers_at_once(monkeypatch.setattr)
     out = tmp_path / "out"
@@ -147,7 +147,6 @@ def test_an_interrupted_command_leaves_rendered_images_only(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
 
 
-@pytest.mark.slow
 def test_workers_of_a_killed_conversion_end(small, tmp_path, monkeypatch):
     start_workers_at_once(monkeypatch.setattr)
     pids = tmp_path / "pids"
@@ -175,7 +174,6 @@ def running(pid):
         return False
 
 
-@pytest.mark.slow
 def test_a_killed_worker_ends_with_a_sentence(small, tmp_path, monkeypatch):
     start_workers_at_once(monkeypatch.setattr)
 

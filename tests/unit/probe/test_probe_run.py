@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from verl_mars.cli import app
 from verl_mars.toy import world
 
+pytestmark = pytest.mark.slow  # each starts a server
+
 ALL = "fused,mono,blind,leave_one_out,shuffled,repeat"
 
 
@@ -26,7 +28,6 @@ def summary(out):
     return json.loads((out / "summary.json").read_text())
 
 
-@pytest.mark.slow
 def test_shares_and_gains_agree_with_the_world(toy, misled, tmp_path):
     with serving(FakeServer(misled)) as server:
         result = run(server, toy, tmp_path / "out", "--views", ALL, "--power", "0.05")
@@ -73,7 +74,6 @@ def test_files_can_be_scored_again_and_ranked(toy, misled, tmp_path):
     )
 
 
-@pytest.mark.slow
 def test_only_what_is_missing_is_asked(toy, misled, tmp_path):
     out = tmp_path / "out"
     with serving(FakeServer(misled)) as server:
@@ -121,7 +121,6 @@ def test_a_folder_of_another_probe_is_left_alone(toy, misled, tmp_path):
     assert result.exit_code == 1 and "holds no probe" in result.output
 
 
-@pytest.mark.slow
 def test_failures_are_missing_and_never_wrong(toy, misled, tmp_path, monkeypatch):
     """A server that fails for good on a tenth of the questions, in every way it can."""
     monkeypatch.setattr("verl_mars.probe.server.Server.first_wait", 0.001)
@@ -182,7 +181,6 @@ def test_what_passes_is_tried_again(toy, misled, tmp_path, monkeypatch):
     assert result.exit_code == 0 and summary(tmp_path / "out")["missing"] == {}
 
 
-@pytest.mark.slow
 def test_a_server_that_hangs(toy, misled, tmp_path, monkeypatch):
     """The probe stops after a number of failures in a row, keeps what it has, and says so."""
     monkeypatch.setattr("verl_mars.probe.server.Server.first_wait", 0.001)
@@ -207,7 +205,6 @@ def test_a_server_that_hangs(toy, misled, tmp_path, monkeypatch):
     assert summary(tmp_path / "out")["missing"] == {}
 
 
-@pytest.mark.slow
 def test_blindness_ends_with_its_exit_code(toy, misled, tmp_path):
     def unseeing(asked):
         return formatted("top left" if "where" in asked.text else "red")
@@ -224,7 +221,6 @@ def test_blindness_ends_with_its_exit_code(toy, misled, tmp_path):
         assert not (tmp_path / "few").exists()
 
 
-@pytest.mark.slow
 def test_two_models_are_compared_by_row(toy, misled, tmp_path):
     def better(asked):
         shown = toy.shown(asked)

@@ -107,6 +107,7 @@ def test_a_training_that_fails_shows_the_end_of_its_log(
     assert "line 99" in str(caught.value) and "line 20\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_training_that_stalls_is_ended_with_its_children(
     tmp_path: Path, paths: ToyPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,9 +24,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not recipes and not regress" $(ARGS)
 
-# Our code alone, without verl: under a minute on two quiet cores.
+# Unit tests, without the slow ones: under a minute on two quiet cores. An idle worker takes tests of the other's files.
 unit: $(INSTALLED)
-	$(PYTEST) -m "not slow" tests/unit $(ARGS)
+	$(PYTEST) --dist worksteal -m "not slow" tests/unit $(ARGS)
 
 # Every recipe and every trainer mode, two steps each; the notebook; every documented run composes.
 test-recipes: $(INSTALLED)

@@ -104,20 +104,12 @@ class PromptImages:
 
     async def _load_once(self, messages: Sequence[Fields], load: Load) -> Media:
         key = tuple(map(_identity, parts_of(messages)))
-        task = self._loads.get(key)
-        if task is None:
-            task = self._loads[key] = asyncio.ensure_future(self._load(key, messages, load))
-        # A session may be cancelled while others wait for the same image.
-        images, *others = await asyncio.shield(task)
+        images, *others = await once_for_all(self._loads, key, lambda: self._load(messages, load))
         return (None if images is None else list(images)), *others
 
-    async def _load(self, key: Hashable, messages: Sequence[Fields], load: Load) -> Media:
+    async def _load(self, messages: Sequence[Fields], load: Load) -> Media:
         self._held.update((id(value), value) for part in parts_of(messages) for value in part.values())
-        try:
-            images, *others = await load(messages)
-        except BaseException:
-            self._loads.pop(key, None)  # the next session may try again
-            raise
+        images, *others = await load(messages)
         for image in images or ():
             self.adopt(image)
         return images, *others
@@ -225,14 +217,18 @@ class PromptImages:
 
 async def once_for_all(tasks: dict[Hashable, asyncio.Task], key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
     """What ``make`` returned for this key, whichever session was the first."""
+
+    async def made() -> T:
+        try:
+            return await make()
+        except BaseException:
+            tasks.pop(key, None)  # the next session may try again
+            raise
+
     task = tasks.get(key)
     if task is None:
-        task = tasks[key] = asyncio.ensure_future(make())
-    try:
-        return await asyncio.shield(task)  # a session may be cancelled while others wait
-    except Exception:
-        tasks.pop(key, None)  # the next session may try again
-        raise
+        task = tasks[key] = asyncio.ensure_future(made())
+    return await asyncio.shield(task)  # a session may be cancelled while others wait
 
 
 def _split(result: "BatchFeature", count: int) -> Sequence[Patches | None]:

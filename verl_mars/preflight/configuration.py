@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from omegaconf import DictConfig
 
@@ -180,16 +180,21 @@ def data_parallel_ranks(config: DictConfig) -> int:
     Expert parallelism does not count: expert ranks hold rows of their own.
     """
     actor = config.actor_rollout_ref.actor
-    sizes = [actor.get("ulysses_sequence_parallel_size", 1)]  # FSDP's
+    return config.trainer.n_gpus_per_node * config.trainer.nnodes // _gpus_on_a_row(actor, MODEL_PARALLEL_SIZES)
+
+
+def _gpus_on_a_row(actor: DictConfig, keys: Mapping[str, Sequence[str]]) -> int:
+    """Product of FSDP's sequence parallelism and of the sizes that a table names for the actor's engine."""
     section = actor.get(actor.strategy) or {}
-    sizes += [section.get(key, 1) for key in MODEL_PARALLEL_SIZES.get(actor.strategy, ())]
-    return config.trainer.n_gpus_per_node * config.trainer.nnodes // math.prod(size or 1 for size in sizes)
+    sizes = [actor.get("ulysses_sequence_parallel_size", 1)]
+    sizes += [section.get(key, 1) for key in keys.get(actor.strategy, ())]
+    return math.prod(size or 1 for size in sizes)
 
 
 SHARED_ROW_SIZES = {
-    "megatron": "context_parallel_size",
-    "veomni": "ulysses_parallel_size",
-    "torchtitan": "tensor_parallel_size",
+    "megatron": ("context_parallel_size",),
+    "veomni": ("ulysses_parallel_size",),
+    "torchtitan": ("tensor_parallel_size",),
 }
 """By the actor's ``strategy``: the number by which its engine multiplies the tokens that a GPU may hold."""
 
@@ -199,21 +204,22 @@ def _micro_batch_faults(config: DictConfig) -> Iterator[str]:
     actor, rollout, data = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.data
     if not actor.use_dynamic_bsz:
         return
-    section = actor.get(actor.strategy) or {}
-    gpus = section.get(SHARED_ROW_SIZES.get(actor.strategy), None) or actor.get("ulysses_sequence_parallel_size", 1)
+    gpus = _gpus_on_a_row(actor, SHARED_ROW_SIZES)
     longest = min(data.max_prompt_length + data.max_response_length, rollout.get("max_model_len") or math.inf)
     limits = {
         "actor.ppo_max_token_len_per_gpu": actor.ppo_max_token_len_per_gpu,
         "rollout.log_prob_max_token_len_per_gpu": rollout.log_prob_max_token_len_per_gpu,
     }
-    small = [key for key, tokens in limits.items() if isinstance(tokens, int) and tokens * gpus < longest]
-    if small:  # the second key follows the first: one sentence
-        yield (
-            f"actor_rollout_ref.{small[0]} = {limits[small[0]]}: a row may have {longest} tokens "
-            f"(data.max_prompt_length = {data.max_prompt_length}, data.max_response_length = "
-            f"{data.max_response_length}, actor_rollout_ref.rollout.max_model_len = {rollout.get('max_model_len')}), "
-            f"and verl stops at the first row of more than {limits[small[0]] * gpus}; raise it, or lower these lengths"
-        )
+    for key, tokens in limits.items():
+        if isinstance(tokens, int) and tokens * gpus < longest:
+            yield (
+                f"actor_rollout_ref.{key} = {tokens}: a row may have {longest} tokens "
+                f"(data.max_prompt_length = {data.max_prompt_length}, data.max_response_length = "
+                f"{data.max_response_length}, actor_rollout_ref.rollout.max_model_len = "
+                f"{rollout.get('max_model_len')}), and verl stops at the first row of more than {tokens * gpus}; "
+                "raise it, or lower these lengths"
+            )
+            return  # the second key follows the first
 
 
 def _filters_groups(config: DictConfig) -> bool:

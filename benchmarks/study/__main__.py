@@ -24,7 +24,7 @@ from tqdm import tqdm  # noqa: E402
 from study import in_verl, runs  # noqa: E402
 from study.analysis import RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
 from study.arms import ARMS, TRACKS, Key  # noqa: E402
-from study.runs import worlds  # noqa: E402
+from verl_mars.toy.prepare import prepare  # noqa: E402
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Key]:
@@ -52,7 +52,7 @@ def main() -> int:
     if missing:
         about = report.about("verl", "torch", "transformers", "numpy")
         for track, warm_start in sorted({(key.track, key.warm_start) for key in missing}):
-            worlds(track, warm_start)  # built once, before the workers
+            prepare(track, warm_start, progress=False)  # built once, before the workers
         results.parent.mkdir(exist_ok=True)
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool, results.open("a") as file:
             running = [pool.submit(run, key) for key in missing]

@@ -36,6 +36,11 @@ def read_runs(file: Path = RUNS) -> list[FieldDict]:
     return [row | {"key": Key(row["track"], row["warm_start"], row["arm"], row["seed"])} for row in rows]
 
 
+def runs_of(runs: Sequence[Fields], track: str, arm: str) -> list[Fields]:
+    """The runs of an arm on a track."""
+    return [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+
+
 def curve(run: Fields, regime: str | None = None) -> Floats:
     """Accuracy at each evaluation in percent, the one before training first."""
     points = run["evaluations"]
@@ -128,7 +133,7 @@ def in_verl_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
         head += [f"{measure}: loop", "verl", "verl - loop"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
-        both = [[run for run in part if (run["key"].track, run["key"].arm) == (track, arm)] for part in (runs, in_verl)]
+        both = [runs_of(part, track, arm) for part in (runs, in_verl)]
         if min(map(len, both)) < 2:
             continue
         cells = [track, arm, ", ".join(str(len(part)) for part in both)]
@@ -152,7 +157,7 @@ def arms_table(runs: Sequence[Fields], track: str) -> str:
     head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for arm in ARMS:
-        of_arm = [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+        of_arm = runs_of(runs, track, arm)
         if not of_arm:
             continue
         cells = [arm, str(len(of_arm))]
@@ -179,7 +184,7 @@ def mechanism_table(runs: Sequence[Fields], track: str) -> str:
     }
     lines = [f"| arm | {' | '.join(columns.values())} | tokens, thousands |", "|" + "---|" * (len(columns) + 2)]
     for arm in ARMS:
-        of_arm = [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+        of_arm = runs_of(runs, track, arm)
         if not of_arm:
             continue
         cells = []
@@ -214,9 +219,7 @@ def seeds(runs: Sequence[Fields]) -> FieldDict:
     found: FieldDict = {}
     for track in TRACKS:
         for arm in ("grpo", "mars"):
-            of_arm = [
-                run for run in runs if (run["key"].track, run["key"].arm, run["key"].warm_start) == (track, arm, 0)
-            ]
+            of_arm = [run for run in runs_of(runs, track, arm) if run["key"].warm_start == 0]
             for place, point in enumerate(of_arm[0]["evaluations"][1:] if of_arm else (), start=1):
                 values = [float(curve(run)[place]) for run in of_arm]
                 found.setdefault(track, {}).setdefault(str(point["step"]), {})[arm] = {
@@ -250,9 +253,9 @@ def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
     present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
     figure, axes = plt.subplots(len(present), 2, figsize=(10, 4 * len(present)), squeeze=False)
     for track, (left, right) in zip(present, axes, strict=True):
-        names = [arm for arm in ARMS if any((run["key"].track, run["key"].arm) == (track, arm) for run in runs)]
+        names = [arm for arm in ARMS if runs_of(runs, track, arm)]
         for arm in names:
-            of_arm = [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
+            of_arm = runs_of(runs, track, arm)
             steps = [each["step"] for each in of_arm[0]["evaluations"]]
             values = np.stack([curve(run) for run in of_arm])
             (line,) = left.plot(steps, values.mean(0), label=f"{arm} ({len(of_arm)})")

@@ -1,8 +1,8 @@
 """One training of the study as a run of verl, which the loop is compared with.
 
 The recipe ``toy_mars_grpo`` with the loop's track, warm start and frozen vision tower; ``grpo`` is verl's own estimator
-in the same trainer mode. verl draws its batches and samples by seeds of its own, so a seed names another training here
-than in the loop: the two are compared over seeds. Evaluated on the checkpoints, on the loop's scenes.
+in the same trainer mode. verl seeds its batches and samples in another way, so a seed names another training here than
+in the loop: the two are compared over seeds. Evaluated on the checkpoints, on the loop's scenes.
 """
 
 import shutil
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from study.arms import ARMS, TRACKS, Arm, Key
+from study.arms import ARMS, TRACKS, Key
 from verl_mars.fields import FieldDict
-from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, read_heldout
+from verl_mars.toy.demo import overrides, training_settings
+from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, model_folder, read_heldout
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import run_main
 
@@ -37,51 +38,42 @@ def run(key: Key) -> FieldDict:
         ValueError: a control that only the loop has.
         RuntimeError: the run failed; with the end of its log.
     """
-    arm, track = ARMS[key.arm], TRACKS[key.track]
-    if arm.shuffled:
+    if ARMS[key.arm].shuffled:
         raise ValueError(f"arm {key.arm!r}: anchors are shuffled by the loop, not by verl; leave it out of --in-verl")
+    track = TRACKS[key.track]
     paths = prepare(key.track, key.warm_start, progress=False)
     heldout = read_heldout(paths.heldout_file)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        finished = run_main(folder, "toy_mars_grpo", overrides(key, arm, paths, folder), seconds=TIMEOUT_SECONDS)
+        finished = run_main(
+            folder, "toy_mars_grpo", overrides(settings_of(key, paths, folder)), seconds=TIMEOUT_SECONDS
+        )
         if finished.returncode:
             raise RuntimeError(f"{key}: verl ended with {finished.returncode}:\n{finished.log[-3000:]}")
         evaluations = [_line(0, evaluate(paths.model, heldout), heldout)]
         for step in range(track.every, track.steps + 1, track.every):
-            model = folder / "checkpoint" / f"global_step_{step}" / "actor" / "huggingface"
+            saved = folder / "checkpoint" / f"global_step_{step}"
             views = None if step == track.steps else [FUSED]
             window = [finished.metrics[number] for number in range(step - track.every + 1, step + 1)]
-            evaluations.append(
-                _line(step, evaluate(model, heldout, views=views), heldout) | {"training": _means(window)}
-            )
-            shutil.rmtree(model.parent)
+            found = evaluate(model_folder(saved), heldout, views=views)
+            evaluations.append(_line(step, found, heldout) | {"training": _means(window)})
+            shutil.rmtree(saved)
     return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
 
 
-def overrides(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> list[str]:
+def settings_of(key: Key, paths: ToyPaths, folder: Path) -> dict[str, object]:
     """What the recipe is changed by."""
-    track = TRACKS[key.track]
-    settings = {
+    arm, track = ARMS[key.arm], TRACKS[key.track]
+    return {
+        **training_settings(paths, folder, track.steps, key.seed),
         "algorithm.adv_estimator": arm.estimator,
         **{f"algorithm.mars.{name}": value for name, value in arm.settings.items()},
-        "data.train_files": paths.train_file,
-        "data.val_files": paths.val_file,
-        "data.seed": key.seed,
-        "actor_rollout_ref.model.path": paths.model,
         "actor_rollout_ref.actor.freeze_vision_tower": "true",
-        "actor_rollout_ref.actor.data_loader_seed": key.seed,
         "actor_rollout_ref.actor.checkpoint.save_contents": "[model,hf_model]",
-        "actor_rollout_ref.rollout.seed": key.seed,
         "actor_rollout_ref.rollout.n": arm.rollouts,
-        "trainer.total_training_steps": track.steps,
         "trainer.save_freq": track.every,
-        "trainer.val_before_train": "false",
-        "trainer.test_freq": -1,
-        "trainer.default_local_dir": folder / "checkpoint",
     }
-    return [f"{name}={value}" for name, value in settings.items()]
 
 
 def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
@@ -95,5 +87,5 @@ def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
 
 
 def _means(window: list[Mapping[str, float]]) -> dict[str, float]:
-    known = {name: short for name, short in TRAINING.items() if any(name in step for step in window)}
-    return {short: float(np.mean([step[name] for step in window if name in step])) for name, short in known.items()}
+    series = {short: [step[name] for step in window if name in step] for name, short in TRAINING.items()}
+    return {short: float(np.mean(values)) for short, values in series.items() if values}

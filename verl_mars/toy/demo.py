@@ -128,7 +128,18 @@ def train(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str, 
 
 def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algorithm: str) -> list[str]:
     """The command line of the training: verl's main function, our recipe, paths and seeds."""
-    overrides = {
+    settings = training_settings(paths, folder, steps, seed) | {
+        "trainer.total_epochs": -(-steps // 100),  # an epoch has 250 steps; the number of steps ends the run
+        "trainer.logger": "[file]",
+        "trainer.rollout_data_dir": folder / "rollouts",
+        "hydra.run.dir": folder / "hydra",
+    }
+    return command_line(RECIPES[algorithm], overrides(settings))
+
+
+def training_settings(paths: ToyPaths, folder: Path, steps: int, seed: int) -> dict[str, object]:
+    """Paths, seeds and checkpoints of a training that is evaluated on its checkpoints: the demo's and the study's."""
+    return {
         "data.train_files": paths.train_file,
         "data.val_files": paths.val_file,
         "data.seed": seed,
@@ -138,17 +149,17 @@ def training_command(paths: ToyPaths, folder: Path, steps: int, seed: int, algor
         # The folder that transformers loads, beside what verl resumes from.
         "actor_rollout_ref.actor.checkpoint.save_contents": "[model,optimizer,extra,hf_model]",
         "trainer.total_training_steps": steps,
-        "trainer.total_epochs": -(-steps // 100),  # an epoch has 250 steps; the number of steps ends the run
         "trainer.save_freq": steps,
-        # The demo evaluates on more scenes than verl's validation file has, before and after.
+        # Held-out scenes are more than verl's validation file has.
         "trainer.val_before_train": "false",
         "trainer.test_freq": -1,
-        "trainer.logger": "[file]",
         "trainer.default_local_dir": folder / "checkpoint",
-        "trainer.rollout_data_dir": folder / "rollouts",
-        "hydra.run.dir": folder / "hydra",
     }
-    return command_line(RECIPES[algorithm], [f"{key}={_hydra(value)}" for key, value in overrides.items()])
+
+
+def overrides(settings: Mapping[str, object]) -> list[str]:
+    """Settings as Hydra's overrides."""
+    return [f"{key}={_hydra(value)}" for key, value in settings.items()]
 
 
 def _hydra(value: object) -> str:

@@ -246,6 +246,11 @@ def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrain
     return model, AutoTokenizer.from_pretrained(checkpoint)
 
 
+def model_folder(step: Path) -> Path:
+    """Where verl saves the model folder of a step, whose folder is ``global_step_N``."""
+    return step / "actor" / "huggingface"
+
+
 def latest_checkpoint(run: Path) -> Path:
     """The model folder of the last step that verl saved under `run` (its ``trainer.default_local_dir``).
 
@@ -256,7 +261,7 @@ def latest_checkpoint(run: Path) -> Path:
     """
     steps = {int(path.name.removeprefix("global_step_")): path for path in run.glob("global_step_*")}
     for _, path in sorted(steps.items(), reverse=True):
-        folder = path / "actor" / "huggingface"
+        folder = model_folder(path)
         if any(folder.glob("*.safetensors")):
             return folder
     raise ValueError(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+from verl_mars.interrupts import interrupts_noted
+
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -30,7 +32,8 @@ def errors_printed() -> Iterator[None]:
     none of them shows a traceback. Every other exception is a bug and keeps its traceback.
     """
     try:
-        yield
+        with interrupts_noted():
+            yield
     except UserError as error:
         _exit(str(error), error.exit_code)
     except (ValueError, ModuleNotFoundError) as error:

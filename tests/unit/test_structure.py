@@ -17,7 +17,8 @@ OUTSIDE = ("data_prep", "recipes")
 SOURCES = ("verl_mars", "hydra_plugins", *OUTSIDE)
 LONGEST_FILE = 400
 FLOORS = (
-    ("errors", "fields"),
+    ("interrupts", "fields"),
+    ("errors",),
     ("config", "file_kinds", "row_tools"),
     ("views", "algos"),
     ("vision",),

@@ -32,6 +32,7 @@ from verl_mars.data.summary import Tally, build_summary
 from verl_mars.data.workers import outcomes, reject
 from verl_mars.errors import DataError, SampleError
 from verl_mars.fields import FieldDict
+from verl_mars.interrupts import obey_interrupt
 from verl_mars.vision.families import IMAGE_LIMITS
 
 SCHEMA_VERSION = 1
@@ -150,6 +151,7 @@ def _write(
     rows = 0
     with closing(outcomes(_row_maker(stream, settings, folder, limits), stream.jobs(), settings.workers)) as made:
         for job, outcome in made:
+            obey_interrupt()
             if job is not None and isinstance(outcome, BuiltRow):
                 if job.split not in splits:
                     splits[job.split] = Split(
@@ -170,6 +172,7 @@ def _write(
                 rejects.append(outcome)
             if advance is not None:
                 advance(rows, len(rejects))
+        obey_interrupt()
         for split in splits.values():
             split.finish()
     return rejects

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from verl_mars.errors import DataError, SampleError
 from verl_mars.fields import FieldDict
 from verl_mars.file_kinds import kind_of
+from verl_mars.interrupts import obey_interrupt
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 BATCH_ROWS = 1024
@@ -87,6 +88,7 @@ def row_batches(file: str, columns: Sequence[str] | None = None) -> Iterator[lis
         for record in json_records(file):
             batch.append(record)
             if len(batch) == BATCH_ROWS:
+                obey_interrupt()
                 yield batch
                 batch = []
         if batch:
@@ -97,6 +99,7 @@ def row_batches(file: str, columns: Sequence[str] | None = None) -> Iterator[lis
         wanted = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
         try:
             for part in parquet.iter_batches(batch_size=size, columns=wanted):
+                obey_interrupt()
                 yield part.to_pylist()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise DataError(f"{file} cannot be read: {error}") from error

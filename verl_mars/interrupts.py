@@ -1,0 +1,53 @@
+"""Ctrl-C, also where it falls into code that loses it.
+
+Python raises an interrupt wherever the program happens to be. If that is a question that C code asks Python (is this
+value a mapping? asks pydantic's core of each value), the answer becomes "no", and the program goes on as if nobody had
+pressed Ctrl-C, maybe with a wrong value. So an interrupt is noted, long loops obey it before each of their rows, and a
+command that was interrupted never ends as if it had been done.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_noted = False
+"""Of the whole process, as signals are."""
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[None]:
+    """For the length of one command, in the main thread: elsewhere, and where interrupts are ignored, nothing changes.
+
+    Raises:
+        KeyboardInterrupt: at the end, if an interrupt was lost.
+    """
+    global _noted
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _note)
+    try:
+        yield
+        obey_interrupt()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _noted = False
+
+
+def obey_interrupt() -> None:
+    """Called by long loops before a row is kept.
+
+    Raises:
+        KeyboardInterrupt: an interrupt came and was lost.
+    """
+    if _noted:
+        raise KeyboardInterrupt
+
+
+def _note(signum: int, frame: FrameType | None) -> None:
+    global _noted
+    _noted = True
+    signal.default_int_handler(signum, frame)

@@ -2,7 +2,7 @@
 
 Python raises an interrupt wherever the program happens to be. If that is a question that C code asks Python (is this
 value a mapping? asks pydantic's core of each value), the answer becomes "no", and the program goes on as if nobody had
-pressed Ctrl-C, maybe with a wrong value. So an interrupt is noted, long loops obey it before each of their rows, and a
+pressed Ctrl-C, maybe with a wrong value. So an interrupt is noted, long loops obey it each time round, and a
 command that was interrupted never ends as if it had been done.
 """
 
@@ -38,7 +38,7 @@ def interrupts_noted() -> Iterator[None]:
 
 
 def obey_interrupt() -> None:
-    """Called by long loops before a row is kept.
+    """Called by long loops, each time round.
 
     Raises:
         KeyboardInterrupt: an interrupt came and was lost.

@@ -2,7 +2,8 @@
 
 Each finished run is a line of ``benchmarks/results/study.jsonl``; one that stands there is not run again. A warm start
 is the toy's own (``verl-mars demo``), built once in the cache. ``--in-verl`` trains by verl instead of in the study's
-loop, and writes ``study_verl.jsonl``.
+loop and writes ``study_verl.jsonl``; ``--rounding`` runs the loop as an older processor would round and writes
+``study_rounding.jsonl``.
 """
 
 import argparse
@@ -22,9 +23,12 @@ import report  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from study import in_verl, runs  # noqa: E402
-from study.analysis import RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
+from study.analysis import ROUNDING_RUNS, RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
 from study.arms import ARMS, TRACKS, Key  # noqa: E402
 from verl_mars.toy.prepare import prepare  # noqa: E402
+
+WITHOUT_AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
+"""torch's own kernels, oneDNN and MKL add in another order, as on another processor. Read when torch is imported."""
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Key]:
@@ -40,13 +44,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="study", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--warm-starts", type=int, default=1)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: all, with --in-verl all that verl has")
     parser.add_argument("--tracks", nargs="+", default=list(TRACKS), choices=TRACKS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--in-verl", action="store_true", help="runs of verl, to compare the loop with")
-    parser.add_argument("--tables", action="store_true", help="run nothing; write tables and figures from the results")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--in-verl", action="store_true", help="runs of verl, to compare the loop with")
+    kind.add_argument("--rounding", action="store_true", help="as a processor without AVX rounds")
+    kind.add_argument("--tables", action="store_true", help="run nothing; write tables and figures from the results")
     options = parser.parse_args()
-    results, run = (VERL_RUNS, in_verl.run) if options.in_verl else (RUNS, runs.run)
+    results, run, arms = RUNS, runs.run, list(ARMS)
+    if options.in_verl:
+        results, run, arms = VERL_RUNS, in_verl.run, in_verl.arms()
+    if options.rounding:
+        results = ROUNDING_RUNS
+        os.environ.update(WITHOUT_AVX)  # for the workers
+    options.arms = options.arms or arms
+    if only_loop := sorted({*options.arms} - {*arms}):
+        parser.error(
+            f"--in-verl has no arm {', '.join(only_loop)}: the loop alone makes it; choose from {', '.join(arms)}"
+        )
     done = {row["key"] for row in read_runs(results)}
     missing = [] if options.tables else [key for key in wanted(options) if key not in done]
     if missing:

@@ -17,6 +17,7 @@ from verl_mars.toy.world import REGIMES
 
 RUNS = Path(__file__).parents[1] / "results" / "study.jsonl"
 VERL_RUNS = RUNS.with_name("study_verl.jsonl")
+ROUNDING_RUNS = RUNS.with_name("study_rounding.jsonl")
 PAGE = Path(__file__).parents[2] / "docs" / "study.md"
 FIGURE = PAGE.parent / "images" / "study.png"
 CONFIDENCE = 0.95
@@ -146,6 +147,24 @@ def in_verl_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
     return "\n".join(lines)
 
 
+def rounding_table(runs: Sequence[Fields], rounded: Sequence[Fields]) -> str:
+    """How far the same seeds end apart on a processor that rounds in another way."""
+    head = ["track", "arm", "seeds", "over training: mean, most", "at the end: mean, most", "sd over seeds at the end"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    found = {run["key"]: run for run in runs}
+    for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
+        pairs = [(found[run["key"]], run) for run in runs_of(rounded, track, arm) if run["key"] in found]
+        if not pairs:
+            continue
+        cells = [track, arm, str(len(pairs))]
+        for measure in (area, final):
+            apart = [abs(measure(here) - measure(there)) for here, there in pairs]
+            cells.append(f"{np.mean(apart):.1f}, {max(apart):.1f}")
+        cells.append(f"{np.std([final(run) for run in runs_of(runs, track, arm)], ddof=1):.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _spread(values: Sequence[float]) -> str:
     """Mean, and standard deviation if there is one."""
     mean = f"{np.mean(values):.1f}"
@@ -200,7 +219,7 @@ def mechanism_table(runs: Sequence[Fields], track: str) -> str:
     return "\n".join(lines)
 
 
-def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = ()) -> dict[str, str]:
+def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequence[Fields] = ()) -> dict[str, str]:
     """Every table of the page by the name of its marks."""
     present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
     found = {f"{track}-arms": arms_table(runs, track) for track in present}
@@ -211,6 +230,8 @@ def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = ()) -> dict[str, 
         found["equal-cost"] = equal_cost_table(runs)
     if in_verl:
         found["in-verl"] = in_verl_table(runs, in_verl)
+    if rounded:
+        found["rounding"] = rounding_table(runs, rounded)
     return found
 
 
@@ -235,7 +256,7 @@ def publish() -> str:
     """Write tables and figure from the results; returns where they are."""
     runs = read_runs()
     page = PAGE.read_text(encoding="utf-8")
-    for name, table in tables(runs, read_runs(VERL_RUNS)).items():
+    for name, table in tables(runs, read_runs(VERL_RUNS), read_runs(ROUNDING_RUNS)).items():
         page = report.exchange(page, name, table)
     PAGE.write_text(page, encoding="utf-8")
     STUDY.write_text(json.dumps(seeds(runs), indent=1) + "\n", encoding="utf-8")

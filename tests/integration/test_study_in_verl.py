@@ -24,8 +24,3 @@ def test_two_steps_are_lines_of_the_results(monkeypatch):
     assert points[0]["accuracy"] == pytest.approx(expected["accuracy"])
     assert points[0]["by_regime"] == pytest.approx(expected["by_regime"])
     assert points[2]["accuracy"] != points[0]["accuracy"]
-
-
-def test_a_control_of_the_loop_alone_is_refused():
-    with pytest.raises(ValueError, match="leave it out of --in-verl"):
-        in_verl.run(Key("interference", 0, "shuffled", 0))

@@ -1,11 +1,14 @@
 """The study: its statistics by hand, its page from its raw results, its arms against the estimators of a run."""
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from study import analysis
+from study.__main__ import main
 from study.arms import ARMS, TRACKS, Key
 from study.loop import PROMPTS, Scored, _advantages
 
@@ -48,6 +51,21 @@ def test_verl_against_the_loop_by_hand():
     ]
 
 
+def test_rounding_by_hand():
+    here = [run("mars", seed, [0, value, 0.8 + value]) for seed, value in enumerate([0, 0.02, 0.1])]
+    there = [run("mars", 0, [0, 0.02, 0.81]), run("mars", 1, [0, 0.02, 0.79]), run("grpo", 0, [0, 1, 1])]
+    row = analysis.rounding_table(here, there).splitlines()[2:]
+    assert row == ["| interference | mars | 2 | 1.5, 1.5 | 2.0, 3.0 | 5.3 |"]
+
+
+@pytest.mark.parametrize("arguments", ["--in-verl --arms grpo shuffled", "--in-verl --rounding"])
+def test_what_cannot_run_is_refused_at_once(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study", *arguments.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.search("has no arm shuffled: the loop|not allowed with", capsys.readouterr().err)
+
+
 def test_only_common_seeds_are_compared():
     runs = [run("mars", 0, [0, 0.5]), run("grpo", 0, [0, 0.4]), run("mars", 1, [0, 0.9])]
     (found,) = analysis.differences(runs, "interference", "mars", "grpo", analysis.final)
@@ -60,7 +78,8 @@ def test_the_page_holds_the_tables_of_the_raw_results():
     assert len({row["key"] for row in runs}) == len(runs), "a run stands in the results twice"
     in_verl = analysis.read_runs(analysis.VERL_RUNS)
     assert len({row["key"] for row in in_verl}) == len(in_verl), "a run of verl stands in the results twice"
-    for name, table in analysis.tables(runs, in_verl).items():
+    rounded = analysis.read_runs(analysis.ROUNDING_RUNS)
+    for name, table in analysis.tables(runs, in_verl, rounded).items():
         assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in page, f"`make study ARGS=--tables` writes {name}"
 
 

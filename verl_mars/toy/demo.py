@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from verl_mars.errors import UsageError, UserError
 from verl_mars.fields import FieldDict
+from verl_mars.interrupts import obey_interrupt
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import command_line, environment, read_metrics, started
 
@@ -185,6 +186,7 @@ def _watch(process: subprocess.Popen[bytes], metrics_file: Path, steps: int, con
         done, last_news, size = 0, time.monotonic(), -1
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
+            obey_interrupt()
             if metrics_file.exists() and (now := metrics_file.stat().st_size) != size:
                 size, last_news = now, time.monotonic()
                 metrics = read_metrics(metrics_file, partial=True)

@@ -24,7 +24,7 @@ from tqdm import tqdm  # noqa: E402
 
 from study import in_verl, runs  # noqa: E402
 from study.analysis import ROUNDING_RUNS, RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
-from study.arms import ARMS, TRACKS, Key  # noqa: E402
+from study.arms import ARMS, TRACKS, Key, arms_of  # noqa: E402
 from verl_mars.toy.prepare import prepare  # noqa: E402
 
 WITHOUT_AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
@@ -44,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="study", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--warm-starts", type=int, default=1)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: all, with --in-verl all that verl has")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: all that can run")
     parser.add_argument("--tracks", nargs="+", default=list(TRACKS), choices=TRACKS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     kind = parser.add_mutually_exclusive_group()
@@ -52,19 +52,17 @@ def main() -> int:
     kind.add_argument("--rounding", action="store_true", help="as a processor without AVX rounds")
     kind.add_argument("--tables", action="store_true", help="run nothing; write tables and figures from the results")
     options = parser.parse_args()
-    results, run, arms = RUNS, runs.run, list(ARMS)
-    if options.in_verl:
-        results, run, arms = VERL_RUNS, in_verl.run, in_verl.arms()
+    place, results, run = ("verl", VERL_RUNS, in_verl.run) if options.in_verl else ("loop", RUNS, runs.run)
     if options.rounding:
         results = ROUNDING_RUNS
         os.environ.update(WITHOUT_AVX)  # for the workers
-    options.arms = options.arms or arms
-    if only_loop := sorted({*options.arms} - {*arms}):
-        parser.error(
-            f"--in-verl has no arm {', '.join(only_loop)}: the loop alone makes it; choose from {', '.join(arms)}"
-        )
+    options.arms = options.arms or arms_of(place)
+    if elsewhere := [arm for arm in options.arms if place not in ARMS[arm].places]:
+        mode = "with" if place == "verl" else "without"
+        parser.error(f"no arm {', '.join(elsewhere)} {mode} --in-verl; choose from {', '.join(arms_of(place))}")
     done = {row["key"] for row in read_runs(results)}
     missing = [] if options.tables else [key for key in wanted(options) if key not in done]
+    failed = 0
     if missing:
         about = report.about("verl", "torch", "transformers", "numpy")
         for track, warm_start in sorted({(key.track, key.warm_start) for key in missing}):
@@ -73,10 +71,16 @@ def main() -> int:
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool, results.open("a") as file:
             running = [pool.submit(run, key) for key in missing]
             for finished in tqdm(as_completed(running), "study", total=len(running), unit="run"):
+                if error := finished.exception():  # the others go on
+                    failed += 1
+                    tqdm.write(f"a run failed: {error}", file=sys.stderr)
+                    continue
                 file.write(json.dumps(finished.result() | about) + "\n")
                 file.flush()
     print(publish())
-    return 0
+    if failed:
+        print(f"{failed} of {len(missing)} runs failed; the same command runs them again", file=sys.stderr)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -230,6 +230,7 @@ def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequ
         found["equal-cost"] = equal_cost_table(runs)
     if in_verl:
         found["in-verl"] = in_verl_table(runs, in_verl)
+        found["verl-arms"] = arms_table(in_verl, "interference")
     if rounded:
         found["rounding"] = rounding_table(runs, rounded)
     return found

@@ -10,30 +10,45 @@ class Arm:
     """One way to compute advantages.
 
     Attributes:
-        estimator: ``grpo`` or ``mars``.
-        settings: of ``algorithm.mars``.
+        estimator: as in ``algorithm.adv_estimator``; the loop has ``grpo`` and ``mars``.
+        settings: of ``algorithm.<estimator>``.
         rollouts: fused rollouts of a prompt.
         shuffled: each prompt gets the anchors of another prompt of its batch: a control.
+        recipe: of a run of verl.
+        places: where it can run: in the loop, in verl.
     """
 
     estimator: str
     settings: Fields = field(default_factory=dict)
     rollouts: int = 8
     shuffled: bool = False
+    recipe: str = "toy_mars_grpo"
+    places: tuple[str, ...] = ("loop", "verl")
 
 
 ARMS: dict[str, Arm] = {
     "grpo": Arm("grpo"),
     "mars": Arm("mars"),
-    "shuffled": Arm("mars", shuffled=True),
+    "shuffled": Arm("mars", shuffled=True, places=("loop",)),
     "unsolved_or_mixed": Arm("mars", {"gain_gate": "unsolved_or_mixed"}),
     "grpo_n10": Arm("grpo", rollouts=10),
     "solved": Arm("mars", {"gain_gate": "solved"}),
     "acc": Arm("mars", {"anchor_key": "acc", "accuracy_weight": 0.9}),
     "sampled": Arm("mars", {"anchor_decoding": "sampled"}),
+    "pgpo": Arm("pgpo", recipe="toy_pgpo_grpo", places=("verl",)),
+    "vogue": Arm("vogue", recipe="toy_vogue_grpo", places=("verl",)),
+    "papo": Arm("papo", recipe="toy_papo_grpo", places=("verl",)),
+    "dapo": Arm("grpo", recipe="toy_dapo", places=("verl",)),
+    "mars_dapo": Arm("mars", recipe="toy_mars_dapo", places=("verl",)),
+    "vppo": Arm("vppo", recipe="toy_vppo_dapo", places=("verl",)),
 }
 """``shuffled``: does the prompt's own anchor matter. ``unsolved_or_mixed``: no push on groups that are all right.
 ``grpo_n10``: GRPO with as many generations as MARS, 8 fused and 2 anchors."""
+
+
+def arms_of(place: str) -> list[str]:
+    """The arms that can run in the ``loop`` or in ``verl``."""
+    return [name for name, arm in ARMS.items() if place in arm.places]
 
 
 @dataclass(frozen=True)

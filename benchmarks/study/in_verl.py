@@ -1,8 +1,8 @@
-"""One training of the study as a run of verl, which the loop is compared with.
+"""One training of the study as a run of verl: for the arms that the loop does not have, and to compare the loop with.
 
-The recipe ``toy_mars_grpo`` with the loop's track, warm start and frozen vision tower; ``grpo`` is verl's own estimator
-in the same trainer mode. verl seeds its batches and samples in another way, so a seed names another training here than
-in the loop: the two are compared over seeds. Evaluated on the checkpoints, on the loop's scenes.
+The arm's recipe with the loop's track, warm start and frozen vision tower, all in one trainer mode. verl seeds its
+batches and samples in another way, so a seed names another training here than in the loop: the two are compared over
+seeds. Evaluated on the checkpoints, on the loop's scenes.
 """
 
 import shutil
@@ -31,13 +31,8 @@ TRAINING = {
 """verl's metric -> the loop's."""
 
 
-def arms() -> list[str]:
-    """All but the control whose anchors the loop itself shuffles."""
-    return [name for name, arm in ARMS.items() if not arm.shuffled]
-
-
 def run(key: Key) -> FieldDict:
-    """One run of an arm of :func:`arms`, as a line of the results.
+    """One run, as a line of the results.
 
     Raises:
         RuntimeError: the run failed; with the end of its log.
@@ -49,7 +44,7 @@ def run(key: Key) -> FieldDict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         finished = run_main(
-            folder, "toy_mars_grpo", overrides(settings_of(key, paths, folder)), seconds=TIMEOUT_SECONDS
+            folder, ARMS[key.arm].recipe, overrides(settings_of(key, paths, folder)), seconds=TIMEOUT_SECONDS
         )
         if finished.returncode:
             raise RuntimeError(f"{key}: verl ended with {finished.returncode}:\n{finished.log[-3000:]}")
@@ -70,7 +65,8 @@ def settings_of(key: Key, paths: ToyPaths, folder: Path) -> dict[str, object]:
     return {
         **training_settings(paths, folder, track.steps, key.seed),
         "algorithm.adv_estimator": arm.estimator,
-        **{f"algorithm.mars.{name}": value for name, value in arm.settings.items()},
+        **{f"algorithm.{arm.estimator}.{name}": value for name, value in arm.settings.items()},
+        "trainer.v1.trainer_mode": "mars_sync",
         "actor_rollout_ref.actor.freeze_vision_tower": "true",
         "actor_rollout_ref.actor.checkpoint.save_contents": "[model,hf_model]",
         "actor_rollout_ref.rollout.n": arm.rollouts,

@@ -3,16 +3,19 @@
 import json
 import re
 import sys
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
+import study.__main__
 import torch
 from study import analysis
 from study.__main__ import main
-from study.arms import ARMS, TRACKS, Key
+from study.arms import ARMS, TRACKS, Key, arms_of
 from study.loop import PROMPTS, Scored, _advantages
 
 from verl_mars.algos.mars import mono_anchored_advantage
+from verl_mars.preflight.doctor import compose_recipe
 from verl_mars.toy import world
 from verl_mars.toy.report import STUDY, other_seeds
 from verl_mars.toy.rows import make_row
@@ -58,12 +61,58 @@ def test_rounding_by_hand():
     assert row == ["| interference | mars | 2 | 1.5, 1.5 | 2.0, 3.0 | 5.3 |"]
 
 
-@pytest.mark.parametrize("arguments", ["--in-verl --arms grpo shuffled", "--in-verl --rounding"])
-def test_what_cannot_run_is_refused_at_once(arguments, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--in-verl --arms grpo shuffled", "no arm shuffled with --in-verl; choose from grpo, mars, "),
+        ("--arms pgpo mars vogue", "no arm pgpo, vogue without --in-verl; choose from grpo, "),
+        ("--in-verl --rounding", "not allowed with"),
+    ],
+)
+def test_what_cannot_run_is_refused_at_once(arguments, says, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["study", *arguments.split()])
     with pytest.raises(SystemExit):
         main()
-    assert re.search("has no arm shuffled: the loop|not allowed with", capsys.readouterr().err)
+    assert says in capsys.readouterr().err
+
+
+def test_a_failed_run_leaves_the_others(monkeypatch, tmp_path, capsys):
+    """One process in place of the pool; seed 1 of three fails."""
+
+    class Here:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def submit(self, run, key):
+            future = Future()
+            future.set_exception(RuntimeError("verl ended with 1")) if key.seed == 1 else future.set_result(run(key))
+            return future
+
+    monkeypatch.setattr(sys, "argv", "study --in-verl --arms mars --tracks default --seeds 3".split())
+    monkeypatch.setattr(study.__main__, "VERL_RUNS", tmp_path / "runs.jsonl")
+    monkeypatch.setattr(study.__main__, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(study.__main__, "prepare", lambda *args, **kwargs: None)
+    monkeypatch.setattr(study.__main__, "publish", lambda: "")
+    monkeypatch.setattr(study.__main__.in_verl, "run", lambda key: key.describe())
+    assert main() == 1
+    assert sorted(row["seed"] for row in analysis.read_runs(tmp_path / "runs.jsonl")) == [0, 2]
+    err = capsys.readouterr().err
+    assert "a run failed: verl ended with 1" in err and "1 of 3 runs failed; the same command runs them again" in err
+
+
+def test_the_arms_of_verl_are_what_their_recipes_say():
+    """The estimator that the study sets is the recipe's own, or GRPO in MARS's recipe; all in one trainer mode."""
+    pytest.importorskip("verl")
+    for name in arms_of("verl"):
+        arm = ARMS[name]
+        own = compose_recipe(arm.recipe).algorithm.adv_estimator
+        assert arm.estimator == own or (arm.estimator, arm.recipe) == ("grpo", "toy_mars_grpo"), name
 
 
 def test_only_common_seeds_are_compared():
@@ -102,7 +151,8 @@ def test_the_seeds_of_a_track_by_hand(tmp_path):
 
 def test_every_arm_is_explained():
     page = analysis.PAGE.read_text(encoding="utf-8")
-    assert all(f"| `{arm}` |" in page for arm in ARMS) and all(f"`{track}`" in page for track in TRACKS)
+    arms = re.search(r"\| arm \| what it is \|\n(.*?)\n\n", page, re.DOTALL)[1]
+    assert all(f"`{arm}`" in arms for arm in ARMS) and all(f"`{track}`" in page for track in TRACKS)
 
 
 def scored(reward, accuracy):

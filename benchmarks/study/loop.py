@@ -14,13 +14,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from study.arms import Arm, Track
 from verl_mars.cpu.sampling import Response
@@ -34,6 +34,9 @@ from verl_mars.toy.evaluate import load
 from verl_mars.toy.forward import response_log_probs, sample
 from verl_mars.toy.rows import DATA_SOURCE, make_row
 from verl_mars.toy.warmstart import MAX_RESPONSE, Course
+
+if TYPE_CHECKING:  # imported by verl_mars.toy, after what it has to define first
+    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 PROMPTS = 16
 MINI_BATCHES = 4
@@ -75,7 +78,7 @@ class World:
     """The scenes of a file of the toy, ready to be answered under every view."""
 
     def __init__(
-        self, model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: world.Scenes
+        self, model: "Qwen2_5_VLForConditionalGeneration", tokenizer: "PreTrainedTokenizerFast", scenes: world.Scenes
     ) -> None:
         self.course = Course(model, scenes)
         self.ids = self.course.prompt_ids()
@@ -88,7 +91,7 @@ class World:
 
     def answer(
         self,
-        model: Qwen2_5_VLForConditionalGeneration,
+        model: "Qwen2_5_VLForConditionalGeneration",
         rows: NDArray[np.int64],
         source: int | None = None,
         temperature: float = 0.0,
@@ -156,7 +159,7 @@ def train(checkpoint: Path, training: World, heldout: World, arm: Arm, track: Tr
             yield {"step": step, **evaluate(model, heldout, views=step == track.steps), **spent, "training": means}
 
 
-def evaluate(model: Qwen2_5_VLForConditionalGeneration, heldout: World, views: bool = True) -> FieldDict:
+def evaluate(model: "Qwen2_5_VLForConditionalGeneration", heldout: World, views: bool = True) -> FieldDict:
     """Greedy accuracy: overall, of each regime, and of each source alone."""
     rows = np.arange(len(heldout))
     with torch.no_grad():
@@ -174,7 +177,7 @@ def evaluate(model: Qwen2_5_VLForConditionalGeneration, heldout: World, views: b
 
 
 def _anchors(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: "Qwen2_5_VLForConditionalGeneration",
     training: World,
     prompts: NDArray[np.int64],
     arm: Arm,
@@ -249,7 +252,7 @@ def _groups(fused: Scored, advantages: Tensor, group: int) -> dict[str, float]:
 
 
 def _update(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: "Qwen2_5_VLForConditionalGeneration",
     optimizer: torch.optim.Optimizer,
     trained: Sequence[Tensor],
     training: World,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from concurrent.futures import Future
 
@@ -74,6 +75,14 @@ def test_what_cannot_run_is_refused_at_once(arguments, says, monkeypatch, capsys
     with pytest.raises(SystemExit):
         main()
     assert says in capsys.readouterr().err
+
+
+def test_a_worker_can_import_a_run():
+    """It begins with an empty process: whatever has to be there before transformers must be imported by the run."""
+    pytest.importorskip("verl")
+    command = [sys.executable, "-W", "ignore", "-c", "import study.runs, study.in_verl"]
+    done = subprocess.run(command, cwd=analysis.PAGE.parents[1] / "benchmarks", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_failed_run_leaves_the_others(monkeypatch, tmp_path, capsys):

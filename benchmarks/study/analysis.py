@@ -25,6 +25,13 @@ EQUAL_COST = (("interference", "mars", "grpo_n10"), ("interference", "shuffled",
 """Comparisons with GRPO at as many generations. Descriptive."""
 PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"))
 """Track, arm, compared with: the two comparisons that were fixed before the runs."""
+SHARED_METRICS = {
+    "reward": "reward",
+    "info_gain": "information gain",
+    "shift_share": "share of the shift",
+    "shift_share_solved": "of it on solved groups",
+}
+"""Metrics of training that loop and verl both have."""
 
 Floats = NDArray[np.float64]
 
@@ -147,6 +154,24 @@ def in_verl_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
     return "\n".join(lines)
 
 
+def in_verl_means_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
+    """What training itself reports, in the loop and in verl: mean over a training, and its sd over runs."""
+    head = ["track", "arm", *(f"{name}: {place}" for name in SHARED_METRICS.values() for place in ("loop", "verl"))]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
+        both = [runs_of(part, track, arm) for part in (runs, in_verl)]
+        if min(map(len, both)) < 2:
+            continue
+        cells = [track, arm]
+        for name in SHARED_METRICS:
+            for part in both:
+                series = [[each["training"].get(name, np.nan) for each in run["evaluations"][1:]] for run in part]
+                means = np.array(series).mean(1)
+                cells.append("" if np.isnan(means).any() else f"{means.mean():.3f} (sd {means.std(ddof=1):.3f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def rounding_table(runs: Sequence[Fields], rounded: Sequence[Fields]) -> str:
     """How far the same seeds end apart on a processor that rounds in another way."""
     head = ["track", "arm", "seeds", "over training: mean, most", "at the end: mean, most", "sd over seeds at the end"]
@@ -230,6 +255,7 @@ def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequ
         found["equal-cost"] = equal_cost_table(runs)
     if in_verl:
         found["in-verl"] = in_verl_table(runs, in_verl)
+        found["in-verl-means"] = in_verl_means_table(runs, in_verl)
         found["verl-arms"] = arms_table(in_verl, "interference")
     if rounded:
         found["rounding"] = rounding_table(runs, rounded)

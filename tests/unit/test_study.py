@@ -55,6 +55,19 @@ def test_verl_against_the_loop_by_hand():
     ]
 
 
+def test_means_of_a_training_by_hand():
+    def trained(seed, gains):
+        made = run("mars", seed, [0] * (len(gains) + 1))
+        for point, gain in zip(made["evaluations"][1:], gains, strict=True):
+            point["training"] = {"reward": 1.0, "info_gain": gain}
+        return made
+
+    loop, verl = [trained(0, [0.1, 0.3]), trained(1, [0.3, 0.5])], [trained(0, [0.0, 0.0]), trained(1, [0.1, 0.3])]
+    row = analysis.in_verl_means_table(loop, verl).splitlines()[2]
+    same = "1.000 (sd 0.000) | 1.000 (sd 0.000)"
+    assert row == f"| interference | mars | {same} | 0.300 (sd 0.141) | 0.100 (sd 0.141) |  |  |  |  |"
+
+
 def test_rounding_by_hand():
     here = [run("mars", seed, [0, value, 0.8 + value]) for seed, value in enumerate([0, 0.02, 0.1])]
     there = [run("mars", 0, [0, 0.02, 0.81]), run("mars", 1, [0, 0.02, 0.79]), run("grpo", 0, [0, 1, 1])]

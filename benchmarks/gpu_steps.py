@@ -26,7 +26,7 @@ from pathlib import Path
 
 import report
 import step_time
-from step_time_arms import arm_of
+from step_time_arms import arm_of, refuse_other_arm
 
 from verl_mars.fields import FieldDict, Fields
 from verl_mars.toy.runs import run_main
@@ -132,6 +132,8 @@ def train(blocks: int, poll_seconds: float, folder: Path, rehearse: bool) -> lis
     run = run_main(folder, recipe, settings, ["step_time_plugin"], env, path=HERE, seconds=TIMEOUT_SECONDS)
     if run.returncode:
         print("verl failed:\n" + "\n".join(run.log.splitlines()[-60:]), file=sys.stderr)
+    for step, data in run.metrics.items():
+        refuse_other_arm(step, arm_of(step, ARMS), data)
     return [
         {"step": step, "arm": arm_of(step, ARMS)} | {key: round(data[key], 6) for key in KEPT if key in data}
         for step, data in sorted(run.metrics.items())

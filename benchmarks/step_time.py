@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import report
-from step_time_arms import ARMS, arm_of
+from step_time_arms import ARMS, arm_of, refuse_other_arm
 
 from verl_mars.fields import FieldDict
 from verl_mars.toy.runs import run_main
@@ -164,7 +164,7 @@ def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> FieldDict:
     arms: dict[str, Steps] = {arm: [] for arm in ARMS}
     for step, data in enumerate(metrics, 1):
         arm = arm_of(step)
-        assert ("mars/anchor_tokens" in data) == (arm != "grpo"), f"step {step} is not of arm {arm}"
+        refuse_other_arm(step, arm, data)
         if step > discard * len(ARMS):
             arms[arm].append(figures(data, k, rollouts))
     result: FieldDict = {"rollouts": rollouts, "blocks": len(arms["grpo"]), "arms": {}}

@@ -2,10 +2,12 @@
 
 import itertools
 import os
+from collections.abc import Mapping
 from functools import cache
 
 ARMS = tuple(os.environ.get("STEP_TIME_ARMS", "grpo,mars,two_phase").split(","))
 """From the environment, because every process of a run asks."""
+WITH_ANCHORS = ("mars", "two_phase")
 
 
 @cache
@@ -22,3 +24,14 @@ def arm_of(step: int, arms: tuple[str, ...] = ARMS) -> str:
     block, place = divmod(step - 1, len(arms))
     found = orders(arms)
     return found[block % len(found)][place]
+
+
+def refuse_other_arm(step: int, arm: str, metrics: Mapping[str, float]) -> None:
+    """End the benchmark if a step did not do what its arm does.
+
+    Raises:
+        SystemExit: an arm with anchors rolled out none, or one without did.
+    """
+    tokens = metrics.get("mars/anchor_tokens", 0.0)
+    if (tokens > 0) != (arm in WITH_ANCHORS):
+        raise SystemExit(f"step {step} is not of arm {arm}: it has {tokens:g} tokens of anchors")

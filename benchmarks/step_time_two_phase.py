@@ -17,8 +17,8 @@ from verl_mars import _compat
 from verl_mars.fields import FieldDict
 from verl_mars.methods import Method
 from verl_mars.methods.table import method_of
+from verl_mars.rollout.image_sharing import SharesImages
 from verl_mars.rollout.manager import MarsAgentLoopManager
-from verl_mars.rollout.worker import MarsAgentLoopWorker
 from verl_mars.rows import Anchors
 from verl_mars.trainer.divergence_worker import WORKERS
 from verl_mars.trainer.modes import MarsTrainerSync
@@ -42,7 +42,7 @@ def method_of_step(config: DictConfig, step: int) -> Method:
     return method_of(config.algorithm)
 
 
-class ArmsWorker(MarsAgentLoopWorker):
+class ArmsWorker(SharesImages):
     """Rolls out the prompts of each step as its arm does."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -57,7 +57,7 @@ class ArmsWorker(MarsAgentLoopWorker):
     async def roll_out_first_phase(self, batch: TensorDict) -> None:
         """All mono sessions of these prompts, from start to score."""
         self.mono_only = True
-        await super().generate_sequences(batch)
+        await self.generate_sequences(batch)
         await asyncio.gather(*self.background_tasks)
         self.mono_only = False
 

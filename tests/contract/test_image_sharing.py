@@ -185,7 +185,15 @@ def test_rows_are_those_of_verl_and_hold_references(model, files, plane):
 def test_mono_sessions_use_the_patches_of_the_fused_ones(model, files, plane):
     plain = rows(make_worker(model, False, METHODS["mars"]()), plane, files)
     worker = make_worker(model, True, METHODS["mars"]())
+    prepare, prepared = worker._prepare, []
+
+    async def counted(scope, output, stored):
+        prepared.append(stored)
+        await prepare(scope, output, stored)
+
+    worker._prepare = counted
     shared = rows(worker, plane, files)
+    assert prepared == [True] * N, "a mono session becomes no row: its visual inputs would be thrown away"
     assert_same_rows(shared, plain)
     assert {tuple(row["anchor_scores"].tolist()) for row in shared.values()} == {(1.0, 1.0)}
     assert sum(worker.counted.calls) == 2, "each image once, for three fused and two mono sessions"

@@ -126,12 +126,14 @@ class SharesImages(MarsAgentLoopWorker):
     # ------------------------------------------------------------ a session
 
     async def _agent_loop_postprocess(self, output: "Output", validate: bool, **kwargs: object) -> "MonoScore | None":
+        if VIEW in kwargs:  # scored only: it becomes no row, so nobody reads its visual inputs
+            return await super()._agent_loop_postprocess(output, validate, **kwargs)
         scope = _scope.get()
         outputs = output if isinstance(output, list) else [output]
         try:
             if scope is not None:
                 for one in outputs:
-                    await self._prepare(scope, one, stored=not validate and VIEW not in kwargs)
+                    await self._prepare(scope, one, stored=not validate)
             return await super()._agent_loop_postprocess(output, validate, **kwargs)
         finally:
             if scope is not None:

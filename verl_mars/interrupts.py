@@ -1,9 +1,9 @@
-"""Ctrl-C, also where it falls into code that loses it.
+"""Ctrl-C is obeyed, also where it reaches code that loses it.
 
-Python raises an interrupt wherever the program happens to be. If that is a question that C code asks Python (is this
-value a mapping? asks pydantic's core of each value), the answer becomes "no", and the program goes on as if nobody had
-pressed Ctrl-C, maybe with a wrong value. So an interrupt is noted, long loops obey it each time round, and a
-command that was interrupted never ends as if it had been done.
+Python raises an interrupt wherever the program is. C code that asks Python a question may drop it: pydantic's core asks
+of each value whether it is a mapping, takes an interrupt at that moment for a "no", and the program continues, perhaps
+with a wrong value. So an interrupt is noted, long loops raise it again, and an interrupted command never reports
+success.
 """
 
 import signal

@@ -24,7 +24,7 @@ from tqdm import tqdm  # noqa: E402
 
 from study import in_verl, runs  # noqa: E402
 from study.analysis import ROUNDING_RUNS, RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
-from study.arms import ARMS, TRACKS, Key, arms_of  # noqa: E402
+from study.arms import ARMS, TRACKS, Key, arms_in, names_in  # noqa: E402
 from verl_mars.toy.prepare import prepare  # noqa: E402
 
 WITHOUT_AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
@@ -56,10 +56,11 @@ def main() -> int:
     if options.rounding:
         results = ROUNDING_RUNS
         os.environ.update(WITHOUT_AVX)  # for the workers
-    options.arms = options.arms or arms_of(place)
-    if elsewhere := [arm for arm in options.arms if place not in ARMS[arm].places]:
-        mode = "with" if place == "verl" else "without"
-        parser.error(f"no arm {', '.join(elsewhere)} {mode} --in-verl; choose from {', '.join(arms_of(place))}")
+    options.arms = options.arms or names_in(place)
+    try:
+        arms_in(place, options.arms)
+    except ValueError as error:
+        parser.error(str(error))
     done = {row["key"] for row in read_runs(results)}
     missing = [] if options.tables else [key for key in wanted(options) if key not in done]
     failed = 0
@@ -71,7 +72,7 @@ def main() -> int:
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool, results.open("a") as file:
             running = [pool.submit(run, key) for key in missing]
             for finished in tqdm(as_completed(running), "study", total=len(running), unit="run"):
-                if error := finished.exception():  # the others go on
+                if error := finished.exception():  # the other runs continue
                     failed += 1
                     tqdm.write(f"a run failed: {error}", file=sys.stderr)
                     continue

@@ -1,7 +1,8 @@
 """The tables and figures of docs/study.md, from the raw results."""
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,24 +119,31 @@ def primary_table(runs: Sequence[Fields]) -> str:
     p_values = {f"{arm} - {other}": interval(found[track, arm, other])[3] for track, arm, other in PRIMARY}
     corrected = holm(p_values)
     head = ["track", "difference", "warm starts x seeds", "mean accuracy over training", "p", "p (Holm)"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows: list[list[str]] = []
     for track, arm, other in PRIMARY:
         samples, name = found[track, arm, other], f"{arm} - {other}"
         size = f"{len(samples)} x {min(map(len, samples))}"
-        lines.append(
-            f"| {track} | {name} | {size} | {_shown(samples)} | {p_values[name]:.3f} | {corrected[name]:.3f} |"
-        )
-    return "\n".join(lines)
+        rows.append([track, name, size, _shown(samples), f"{p_values[name]:.3f}", f"{corrected[name]:.3f}"])
+    return report.markdown(head, rows)
 
 
 def further_table(runs: Sequence[Fields]) -> str:
     """The comparisons that are neither primary nor with grpo."""
-    lines = ["| track | difference | runs | over training | at the end |", "|" + "---|" * 5]
+    head = ["track", "difference", "runs", "over training", "at the end"]
+    rows: list[list[str]] = []
     for track, arm, other in FURTHER:
         of_both = [differences(runs, track, arm, other, measure) for measure in (area, final)]
         cells = [track, f"{arm} - {other}", str(sum(map(len, of_both[0]))), *map(_shown, of_both)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.markdown(head, rows)
+
+
+def _in_both(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> Iterator[tuple[str, str, list[list[Fields]]]]:
+    """Track, arm and its runs in the loop and in verl, where both have at least two."""
+    for track, arm in itertools.product(TRACKS, ARMS):
+        both = [runs_of(part, track, arm) for part in (runs, in_verl)]
+        if min(map(len, both)) > 1:
+            yield track, arm, both
 
 
 def in_verl_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
@@ -143,45 +151,39 @@ def in_verl_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
     head = ["track", "arm", "runs: loop, verl"]
     for measure in ("over training", "at the end"):
         head += [f"{measure}: loop", "verl", "verl - loop"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
-        both = [runs_of(part, track, arm) for part in (runs, in_verl)]
-        if min(map(len, both)) < 2:
-            continue
+    rows: list[list[str]] = []
+    for track, arm, both in _in_both(runs, in_verl):
         cells = [track, arm, ", ".join(str(len(part)) for part in both)]
         for measured in (area, final):
             loop, verl = ([measured(run) for run in part] for part in both)
             cells += [_spread(loop), _spread(verl)]
             welch = stats.ttest_ind(verl, loop, equal_var=False).confidence_interval(CONFIDENCE)
             cells.append(f"{np.mean(verl) - np.mean(loop):+.1f} [{welch.low:+.1f}, {welch.high:+.1f}]")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.markdown(head, rows)
 
 
 def in_verl_means_table(runs: Sequence[Fields], in_verl: Sequence[Fields]) -> str:
     """What training itself reports, in the loop and in verl: mean over a training, and its sd over runs."""
     head = ["track", "arm", *(f"{name}: {place}" for name in SHARED_METRICS.values() for place in ("loop", "verl"))]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
-        both = [runs_of(part, track, arm) for part in (runs, in_verl)]
-        if min(map(len, both)) < 2:
-            continue
+    rows: list[list[str]] = []
+    for track, arm, both in _in_both(runs, in_verl):
         cells = [track, arm]
         for name in SHARED_METRICS:
             for part in both:
                 series = [[each["training"].get(name, np.nan) for each in run["evaluations"][1:]] for run in part]
                 means = np.array(series).mean(1)
                 cells.append("" if np.isnan(means).any() else f"{means.mean():.3f} (sd {means.std(ddof=1):.3f})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.markdown(head, rows)
 
 
 def rounding_table(runs: Sequence[Fields], rounded: Sequence[Fields]) -> str:
     """How far the same seeds end apart on a processor that rounds in another way."""
     head = ["track", "arm", "seeds", "over training: mean, most", "at the end: mean, most", "sd over seeds at the end"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows: list[list[str]] = []
     found = {run["key"]: run for run in runs}
-    for track, arm in [(track, arm) for track in TRACKS for arm in ARMS]:
+    for track, arm in itertools.product(TRACKS, ARMS):
         pairs = [(found[run["key"]], run) for run in runs_of(rounded, track, arm) if run["key"] in found]
         if not pairs:
             continue
@@ -190,8 +192,8 @@ def rounding_table(runs: Sequence[Fields], rounded: Sequence[Fields]) -> str:
             apart = [abs(measure(here) - measure(there)) for here, there in pairs]
             cells.append(f"{np.mean(apart):.1f}, {max(apart):.1f}")
         cells.append(f"{np.std([final(run) for run in runs_of(runs, track, arm)], ddof=1):.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.markdown(head, rows)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -203,7 +205,7 @@ def _spread(values: Sequence[float]) -> str:
 def arms_table(runs: Sequence[Fields], track: str) -> str:
     """Each arm: accuracy, and its paired difference from grpo. Descriptive."""
     head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows: list[list[str]] = []
     for arm in ARMS:
         of_arm = runs_of(runs, track, arm)
         if not of_arm:
@@ -214,8 +216,8 @@ def arms_table(runs: Sequence[Fields], track: str) -> str:
         for measure in (area, final):
             cells.append("" if arm == "grpo" else _shown(differences(runs, track, arm, "grpo", measure)))
         cells += [f"{np.mean([final(run, regime) for run in of_arm]):.1f}" for regime in REGIMES]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.markdown(head, rows)
 
 
 def mechanism_table(runs: Sequence[Fields], track: str) -> str:
@@ -230,7 +232,8 @@ def mechanism_table(runs: Sequence[Fields], track: str) -> str:
         "pushed_up_unsolved": "unsolved groups pushed up",
         "entropy": "entropy at the end, nats a token",
     }
-    lines = [f"| arm | {' | '.join(columns.values())} | tokens, thousands |", "|" + "---|" * (len(columns) + 2)]
+    head = ["arm", *columns.values(), "tokens, thousands"]
+    rows: list[list[str]] = []
     for arm in ARMS:
         of_arm = runs_of(runs, track, arm)
         if not of_arm:
@@ -244,8 +247,8 @@ def mechanism_table(runs: Sequence[Fields], track: str) -> str:
             values = np.array(series)
             cells.append(f"{values[:, -1].mean() if name == 'entropy' else values.mean():.3f}")
         tokens = np.mean([run["evaluations"][-1]["tokens"] for run in of_arm]) / 1000
-        lines.append(f"| {arm} | {' | '.join(cells)} | {tokens:.0f} |")
-    return "\n".join(lines)
+        rows.append([arm, *cells, f"{tokens:.0f}"])
+    return report.markdown(head, rows)
 
 
 def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequence[Fields] = ()) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What the study compares, in the order of importance: what does not fit into the time is cut from the end."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from verl_mars.fields import FieldDict, Fields
@@ -46,9 +47,21 @@ ARMS: dict[str, Arm] = {
 ``grpo_n10``: GRPO with as many generations as MARS, 8 fused and 2 anchors."""
 
 
-def arms_of(place: str) -> list[str]:
+def names_in(place: str) -> list[str]:
     """The arms that can run in the ``loop`` or in ``verl``."""
     return [name for name, arm in ARMS.items() if place in arm.places]
+
+
+def arms_in(place: str, names: Sequence[str]) -> list[Arm]:
+    """The arms of these names.
+
+    Raises:
+        ValueError: some cannot run in this place.
+    """
+    if elsewhere := [name for name in names if place not in ARMS[name].places]:
+        mode = "with" if place == "verl" else "without"
+        raise ValueError(f"no arm {', '.join(elsewhere)} {mode} --in-verl; choose from {', '.join(names_in(place))}")
+    return [ARMS[name] for name in names]
 
 
 @dataclass(frozen=True)

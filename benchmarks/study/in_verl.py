@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.arms import ARMS, TRACKS, Key
+from study.arms import TRACKS, Arm, Key, arms_in
 from verl_mars.fields import FieldDict
 from verl_mars.toy.demo import overrides, training_settings
 from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, model_folder, read_heldout
@@ -35,17 +35,18 @@ def run(key: Key) -> FieldDict:
     """One run, as a line of the results.
 
     Raises:
+        ValueError: a control that only the loop has.
         RuntimeError: the run failed; with the end of its log.
     """
+    (arm,) = arms_in("verl", [key.arm])
     track = TRACKS[key.track]
     paths = prepare(key.track, key.warm_start, progress=False)
     heldout = read_heldout(paths.heldout_file)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        finished = run_main(
-            folder, ARMS[key.arm].recipe, overrides(settings_of(key, paths, folder)), seconds=TIMEOUT_SECONDS
-        )
+        changes = overrides(settings_of(key, arm, paths, folder))
+        finished = run_main(folder, arm.recipe, changes, seconds=TIMEOUT_SECONDS)
         if finished.returncode:
             raise RuntimeError(f"{key}: verl ended with {finished.returncode}:\n{finished.log[-3000:]}")
         evaluations = [_line(0, evaluate(paths.model, heldout), heldout)]
@@ -59,9 +60,9 @@ def run(key: Key) -> FieldDict:
     return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
 
 
-def settings_of(key: Key, paths: ToyPaths, folder: Path) -> dict[str, object]:
+def settings_of(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> dict[str, object]:
     """What the recipe is changed by."""
-    arm, track = ARMS[key.arm], TRACKS[key.track]
+    track = TRACKS[key.track]
     return {
         **training_settings(paths, folder, track.steps, key.seed),
         "algorithm.adv_estimator": arm.estimator,

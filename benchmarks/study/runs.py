@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from study.arms import ARMS, TRACKS, Key
+from study.arms import TRACKS, Key, arms_in
 from study.loop import World, train
 from verl_mars.fields import FieldDict
 from verl_mars.toy.evaluate import load
@@ -23,9 +23,14 @@ def worlds(track: str, warm_start: int) -> tuple[Path, World, World]:
 
 
 def run(key: Key) -> FieldDict:
-    """One run, as a line of the results."""
+    """One run, as a line of the results.
+
+    Raises:
+        ValueError: an arm that only verl has.
+    """
+    (arm,) = arms_in("loop", [key.arm])
     torch.set_num_threads(1)
     checkpoint, training, heldout = worlds(key.track, key.warm_start)
     start = time.monotonic()
-    evaluations = list(train(checkpoint, training, heldout, ARMS[key.arm], TRACKS[key.track], key.seed))
+    evaluations = list(train(checkpoint, training, heldout, arm, TRACKS[key.track], key.seed))
     return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}

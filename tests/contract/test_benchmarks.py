@@ -55,6 +55,7 @@ def test_arms_on_a_gpu_come_in_blocks_and_at_every_place():
 def test_the_steps_on_a_gpu_are_of_the_arms_that_they_are_called():
     for step in report.read("gpu_steps")["steps"]:
         assert step["arm"] == step_time_arms.arm_of(step["step"], gpu_steps.ARMS)
+        assert ("mars/anchor_tokens" in step) == (step["arm"] in ("mars", "two_phase"))
         step_time_arms.refuse_other_arm(step["step"], step["arm"], step)
         assert ("timing_s/score_view" in step) == step["arm"].startswith("pgpo")
 
@@ -110,5 +111,4 @@ def test_steps_of_another_arm_are_refused(tokens):
     """The second phase of `two_phase` once came without a first: its steps had the metric, of no tokens."""
     step, arm = (1, "grpo") if tokens else (2, "mars")
     with pytest.raises(SystemExit, match=f"step {step} is not of arm {arm}: it has {tokens:g} tokens of anchors"):
-        for number in range(1, step + 1):
-            step_time_arms.refuse_other_arm(number, step_time_arms.arm_of(number), {"mars/anchor_tokens": tokens})
+        step_time.summary([{"mars/anchor_tokens": tokens}] * 6, 2, 8, 1)

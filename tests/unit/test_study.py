@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import study.__main__
 import torch
-from study import analysis
+from study import analysis, in_verl, runs
 from study.__main__ import main
-from study.arms import ARMS, TRACKS, Key, arms_of
+from study.arms import ARMS, TRACKS, Key, names_in
 from study.loop import PROMPTS, Scored, _advantages
 
 from verl_mars.algos.mars import mono_anchored_advantage
@@ -90,6 +90,12 @@ def test_what_cannot_run_is_refused_at_once(arguments, says, monkeypatch, capsys
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("train", "arm"), [(in_verl.run, "shuffled"), (runs.run, "pgpo")])
+def test_a_run_of_an_arm_from_elsewhere_is_refused(train, arm):
+    with pytest.raises(ValueError, match=f"no arm {arm} with(out)? --in-verl"):
+        train(Key("interference", 0, arm, 0))
+
+
 def test_a_worker_can_import_a_run():
     """It begins with an empty process: whatever has to be there before transformers must be imported by the run."""
     pytest.importorskip("verl")
@@ -131,7 +137,7 @@ def test_a_failed_run_leaves_the_others(monkeypatch, tmp_path, capsys):
 def test_the_arms_of_verl_are_what_their_recipes_say():
     """The estimator that the study sets is the recipe's own, or GRPO in MARS's recipe; all in one trainer mode."""
     pytest.importorskip("verl")
-    for name in arms_of("verl"):
+    for name in names_in("verl"):
         arm = ARMS[name]
         own = compose_recipe(arm.recipe).algorithm.adv_estimator
         assert arm.estimator == own or (arm.estimator, arm.recipe) == ("grpo", "toy_mars_grpo"), name

@@ -126,9 +126,7 @@ class SharesImages(MarsAgentLoopWorker):
     # ------------------------------------------------------------ a session
 
     async def _agent_loop_postprocess(self, output: "Output", validate: bool, **kwargs: object) -> "MonoScore | None":
-        if VIEW in kwargs:  # scored only: it becomes no row, so nobody reads its visual inputs
-            return await super()._agent_loop_postprocess(output, validate, **kwargs)
-        scope = _scope.get()
+        scope = None if VIEW in kwargs else _scope.get()  # a mono session becomes no row: its inputs are not read
         outputs = output if isinstance(output, list) else [output]
         try:
             if scope is not None:

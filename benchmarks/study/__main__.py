@@ -24,7 +24,7 @@ from tqdm import tqdm  # noqa: E402
 
 from study import in_verl, runs  # noqa: E402
 from study.analysis import ROUNDING_RUNS, RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
-from study.arms import ARMS, TRACKS, Key, arms_in, names_in  # noqa: E402
+from study.arms import ARMS, TRACKS, Key, arms_in_verl  # noqa: E402
 from verl_mars.toy.prepare import prepare  # noqa: E402
 
 WITHOUT_AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
@@ -52,15 +52,16 @@ def main() -> int:
     kind.add_argument("--rounding", action="store_true", help="as a processor without AVX rounds")
     kind.add_argument("--tables", action="store_true", help="run nothing; write tables and figures from the results")
     options = parser.parse_args()
-    place, results, run = ("verl", VERL_RUNS, in_verl.run) if options.in_verl else ("loop", RUNS, runs.run)
+    results, run = (VERL_RUNS, in_verl.run) if options.in_verl else (RUNS, runs.run)
     if options.rounding:
         results = ROUNDING_RUNS
         os.environ.update(WITHOUT_AVX)  # for the workers
-    options.arms = options.arms or names_in(place)
-    try:
-        arms_in(place, options.arms)
-    except ValueError as error:
-        parser.error(str(error))
+    options.arms = options.arms or [name for name, arm in ARMS.items() if arm.recipe or not options.in_verl]
+    if options.in_verl:
+        try:
+            arms_in_verl(options.arms)
+        except ValueError as error:
+            parser.error(str(error))
     done = {row["key"] for row in read_runs(results)}
     missing = [] if options.tables else [key for key in wanted(options) if key not in done]
     failed = 0

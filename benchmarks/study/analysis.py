@@ -23,11 +23,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "study.md"
 FIGURE = PAGE.parent / "images" / "study.png"
 CONFIDENCE = 0.95
 FURTHER = (
-    ("interference", "mars", "grpo_n10"),
-    ("interference", "shuffled", "grpo_n10"),
-    ("interference", "mars", "unsolved_or_mixed"),
+    ("mars", "grpo_n10"),
+    ("shuffled", "grpo_n10"),
+    ("mars", "unsolved_or_mixed"),
+    ("pgpo", "pgpo_shuffled"),
+    ("vogue", "vogue_no_noise"),
+    ("mars_pgpo", "mars"),
+    ("mars_dapo", "dapo"),
+    ("vppo", "dapo"),
 )
-"""Comparisons with GRPO at as many generations, and with MARS that does not push solved groups. Descriptive."""
+"""Arms compared with another than GRPO: with it at as many generations, with a control, with what they build on.
+Descriptive."""
 PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"))
 """Track, arm, compared with: the two comparisons that were fixed before the runs."""
 SHARED_METRICS = {
@@ -128,13 +134,13 @@ def primary_table(runs: Sequence[Fields]) -> str:
 
 
 def further_table(runs: Sequence[Fields]) -> str:
-    """The comparisons that are neither primary nor with grpo."""
+    """The comparisons that are neither primary nor with grpo, where both arms have run."""
     head = ["track", "difference", "runs", "over training", "at the end"]
     rows: list[list[str]] = []
-    for track, arm, other in FURTHER:
+    for track, (arm, other) in itertools.product(TRACKS, FURTHER):
         of_both = [differences(runs, track, arm, other, measure) for measure in (area, final)]
-        cells = [track, f"{arm} - {other}", str(sum(map(len, of_both[0]))), *map(_shown, of_both)]
-        rows.append(cells)
+        if of_both[0]:
+            rows.append([track, f"{arm} - {other}", str(sum(map(len, of_both[0]))), *map(_shown, of_both)])
     return report.markdown(head, rows)
 
 
@@ -251,6 +257,19 @@ def mechanism_table(runs: Sequence[Fields], track: str) -> str:
     return report.markdown(head, rows)
 
 
+def views_table(runs: Sequence[Fields]) -> str:
+    """What methods with another view say of it, at the beginning of a training and at its end."""
+    head = ["track", "arm", "metric", "first 20 steps", "last 20 steps"]
+    rows: list[list[str]] = []
+    for track, arm in itertools.product(TRACKS, ARMS):
+        trainings = [[each["training"] for each in run["evaluations"][1:]] for run in runs_of(runs, track, arm)]
+        names = dict.fromkeys(name for training in trainings for name in training[0] if "/" in name)
+        for name in names:
+            values = np.array([[training[0][name], training[-1].get(name, np.nan)] for training in trainings])
+            rows.append([track, arm, f"`{name}`", *(f"{mean:.3g}" for mean in values.mean(0))])
+    return report.markdown(head, rows)
+
+
 def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequence[Fields] = ()) -> dict[str, str]:
     """Every table of the page by the name of its marks."""
     present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
@@ -258,8 +277,9 @@ def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequ
     found |= {f"{track}-mechanism": mechanism_table(runs, track) for track in present}
     if all(differences(runs, *pair, area) for pair in PRIMARY):
         found["primary"] = primary_table(runs)
-    if all(differences(runs, *pair, area) for pair in FURTHER):
         found["further"] = further_table(runs)
+    if any("/" in name for run in runs for name in run["evaluations"][-1]["training"]):
+        found["views"] = views_table(runs)
     if in_verl:
         found["in-verl"] = in_verl_table(runs, in_verl)
         found["in-verl-means"] = in_verl_means_table(runs, in_verl)

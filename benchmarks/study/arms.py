@@ -11,56 +11,56 @@ class Arm:
     """One way to compute advantages.
 
     Attributes:
-        estimator: as in ``algorithm.adv_estimator``; the loop has ``grpo`` and ``mars``.
+        estimator: as in ``algorithm.adv_estimator``.
         settings: of ``algorithm.<estimator>``.
         rollouts: fused rollouts of a prompt.
-        shuffled: each prompt gets the anchors of another prompt of its batch: a control.
-        recipe: of a run of verl.
-        places: where it can run: in the loop, in verl.
+        shuffled: a control: each prompt gets the anchors of another prompt of its batch, and each response its token
+            weights in another order.
+        dapo: dynamic sampling, clip-higher and the penalty for length, as the recipe has them in verl.
+        recipe: of a run of verl; empty: only the loop has the arm.
     """
 
     estimator: str
     settings: Fields = field(default_factory=dict)
     rollouts: int = 8
     shuffled: bool = False
+    dapo: bool = False
     recipe: str = "toy_mars_grpo"
-    places: tuple[str, ...] = ("loop", "verl")
 
 
 ARMS: dict[str, Arm] = {
     "grpo": Arm("grpo"),
     "mars": Arm("mars"),
-    "shuffled": Arm("mars", shuffled=True, places=("loop",)),
+    "shuffled": Arm("mars", shuffled=True, recipe=""),
     "unsolved_or_mixed": Arm("mars", {"gain_gate": "unsolved_or_mixed"}),
     "grpo_n10": Arm("grpo", rollouts=10),
     "solved": Arm("mars", {"gain_gate": "solved"}),
     "acc": Arm("mars", {"anchor_key": "acc", "accuracy_weight": 0.9}),
     "sampled": Arm("mars", {"anchor_decoding": "sampled"}),
-    "pgpo": Arm("pgpo", recipe="toy_pgpo_grpo", places=("verl",)),
-    "vogue": Arm("vogue", recipe="toy_vogue_grpo", places=("verl",)),
-    "papo": Arm("papo", recipe="toy_papo_grpo", places=("verl",)),
-    "dapo": Arm("grpo", recipe="toy_dapo", places=("verl",)),
-    "mars_dapo": Arm("mars", recipe="toy_mars_dapo", places=("verl",)),
-    "vppo": Arm("vppo", recipe="toy_vppo_dapo", places=("verl",)),
+    "pgpo": Arm("pgpo", recipe="toy_pgpo_grpo"),
+    "pgpo_shuffled": Arm("pgpo", shuffled=True, recipe=""),
+    "vogue": Arm("vogue", recipe="toy_vogue_grpo"),
+    "vogue_no_noise": Arm("vogue", {"noise": {"sigma": 0.0, "brightness": 0.0, "contrast": 0.0}}, recipe=""),
+    "papo": Arm("papo", recipe="toy_papo_grpo"),
+    "mars_pgpo": Arm("pgpo", {"base": "mars"}, recipe=""),
+    "dapo": Arm("grpo", dapo=True, recipe="toy_dapo"),
+    "mars_dapo": Arm("mars", dapo=True, recipe="toy_mars_dapo"),
+    "vppo": Arm("vppo", dapo=True, recipe="toy_vppo_dapo"),
 }
 """``shuffled``: does the prompt's own anchor matter. ``unsolved_or_mixed``: no push on groups that are all right.
-``grpo_n10``: GRPO with as many generations as MARS, 8 fused and 2 anchors."""
+``grpo_n10``: GRPO with as many generations as MARS, 8 fused and 2 anchors. ``pgpo_shuffled``: is it the image that
+tokens are weighed by. ``vogue_no_noise``: VOGUE without another view, with its bonus for entropy alone."""
 
 
-def names_in(place: str) -> list[str]:
-    """The arms that can run in the ``loop`` or in ``verl``."""
-    return [name for name, arm in ARMS.items() if place in arm.places]
-
-
-def arms_in(place: str, names: Sequence[str]) -> list[Arm]:
+def arms_in_verl(names: Sequence[str]) -> list[Arm]:
     """The arms of these names.
 
     Raises:
-        ValueError: some cannot run in this place.
+        ValueError: some are the loop's alone.
     """
-    if elsewhere := [name for name in names if place not in ARMS[name].places]:
-        mode = "with" if place == "verl" else "without"
-        raise ValueError(f"no arm {', '.join(elsewhere)} {mode} --in-verl; choose from {', '.join(names_in(place))}")
+    if alone := [name for name in names if not ARMS[name].recipe]:
+        known = ", ".join(name for name, arm in ARMS.items() if arm.recipe)
+        raise ValueError(f"no arm {', '.join(alone)} with --in-verl; choose from {known}")
     return [ARMS[name] for name in names]
 
 

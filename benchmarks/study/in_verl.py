@@ -1,4 +1,4 @@
-"""One training of the study as a run of verl: for the arms that the loop does not have, and to compare the loop with.
+"""One training of the study as a run of verl, to compare the loop with.
 
 The arm's recipe with the loop's track, warm start and frozen vision tower, all in one trainer mode. verl seeds its
 batches and samples in another way, so a seed names another training here than in the loop: the two are compared over
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from study.arms import TRACKS, Arm, Key, arms_in
+from study.advantages import OTHER_METHODS
+from study.arms import TRACKS, Arm, Key, arms_in_verl
 from verl_mars.fields import FieldDict
 from verl_mars.toy.demo import overrides, training_settings
 from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, model_folder, read_heldout
@@ -38,7 +39,7 @@ def run(key: Key) -> FieldDict:
         ValueError: a control that only the loop has.
         RuntimeError: the run failed; with the end of its log.
     """
-    (arm,) = arms_in("verl", [key.arm])
+    (arm,) = arms_in_verl([key.arm])
     track = TRACKS[key.track]
     paths = prepare(key.track, key.warm_start, progress=False)
     heldout = read_heldout(paths.heldout_file)
@@ -86,5 +87,9 @@ def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
 
 
 def _means(window: list[Mapping[str, float]]) -> dict[str, float]:
-    series = {short: [step[name] for step in window if name in step] for name, short in TRAINING.items()}
-    return {short: float(np.mean(values)) for short, values in series.items() if values}
+    """Of what the loop records too."""
+    names = dict.fromkeys(
+        name for step in window for name in step if name in TRAINING or name.startswith(OTHER_METHODS)
+    )
+    series = {TRAINING.get(name, name): [step[name] for step in window if name in step] for name in names}
+    return {short: float(np.mean(values)) for short, values in series.items()}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from study.arms import TRACKS, Key, arms_in
-from study.loop import World, train
+from study.answers import World
+from study.arms import ARMS, TRACKS, Key
+from study.loop import train
 from verl_mars.fields import FieldDict
 from verl_mars.toy.evaluate import load
 from verl_mars.toy.prepare import prepare, split_scenes
@@ -23,14 +24,9 @@ def worlds(track: str, warm_start: int) -> tuple[Path, World, World]:
 
 
 def run(key: Key) -> FieldDict:
-    """One run, as a line of the results.
-
-    Raises:
-        ValueError: an arm that only verl has.
-    """
-    (arm,) = arms_in("loop", [key.arm])
+    """One run, as a line of the results."""
     torch.set_num_threads(1)
     checkpoint, training, heldout = worlds(key.track, key.warm_start)
     start = time.monotonic()
-    evaluations = list(train(checkpoint, training, heldout, arm, TRACKS[key.track], key.seed))
+    evaluations = list(train(checkpoint, training, heldout, ARMS[key.arm], TRACKS[key.track], key.seed))
     return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}

@@ -9,13 +9,10 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import study.__main__
-import torch
-from study import analysis, in_verl, runs
+from study import analysis, in_verl
 from study.__main__ import main
-from study.arms import ARMS, TRACKS, Key, names_in
-from study.loop import PROMPTS, Scored, _advantages
+from study.arms import ARMS, TRACKS, Key
 
-from verl_mars.algos.mars import mono_anchored_advantage
 from verl_mars.preflight.doctor import compose_recipe
 from verl_mars.toy import world
 from verl_mars.toy.report import STUDY, other_seeds
@@ -68,6 +65,24 @@ def test_means_of_a_training_by_hand():
     assert row == f"| interference | mars | {same} | 0.300 (sd 0.141) | 0.100 (sd 0.141) |  |  |  |  |"
 
 
+def test_other_views_by_hand():
+    """The mean over runs of the first and the last stretch of a training; what a stretch lacks is not a number."""
+    runs = [run("pgpo", seed, [0, 0, 0]) for seed in range(2)]
+    for made, first, last in zip(runs, [0.1, 0.3], [0.4, 0.6], strict=True):
+        made["evaluations"][1]["training"] = {"reward": 1.0, "pgpo/dependency_mean": first, "pgpo/weight_max": 2.0}
+        made["evaluations"][2]["training"] = {"reward": 1.0, "pgpo/dependency_mean": last}
+    assert analysis.views_table(runs).splitlines()[2:] == [
+        "| interference | pgpo | `pgpo/dependency_mean` | 0.2 | 0.5 |",
+        "| interference | pgpo | `pgpo/weight_max` | 2 | nan |",
+    ]
+
+
+def test_arms_are_compared_with_their_control_where_both_have_run():
+    runs = [run(arm, 0, [0, value]) for arm, value in [("pgpo", 0.5), ("pgpo_shuffled", 0.4), ("vogue", 0.9)]]
+    (row,) = analysis.further_table(runs).splitlines()[2:]
+    assert row == "| interference | pgpo - pgpo_shuffled | 1 | +10.0 [+10.0, +10.0] | +10.0 [+10.0, +10.0] |"
+
+
 def test_rounding_by_hand():
     here = [run("mars", seed, [0, value, 0.8 + value]) for seed, value in enumerate([0, 0.02, 0.1])]
     there = [run("mars", 0, [0, 0.02, 0.81]), run("mars", 1, [0, 0.02, 0.79]), run("grpo", 0, [0, 1, 1])]
@@ -78,8 +93,7 @@ def test_rounding_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--in-verl --arms grpo shuffled", "no arm shuffled with --in-verl; choose from grpo, mars, "),
-        ("--arms pgpo mars vogue", "no arm pgpo, vogue without --in-verl; choose from grpo, "),
+        ("--in-verl --arms grpo shuffled mars_pgpo", "no arm shuffled, mars_pgpo with --in-verl; choose from grpo, "),
         ("--in-verl --rounding", "not allowed with"),
     ],
 )
@@ -90,10 +104,9 @@ def test_what_cannot_run_is_refused_at_once(arguments, says, monkeypatch, capsys
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("train", "arm"), [(in_verl.run, "shuffled"), (runs.run, "pgpo")])
-def test_a_run_of_an_arm_from_elsewhere_is_refused(train, arm):
-    with pytest.raises(ValueError, match=f"no arm {arm} with(out)? --in-verl"):
-        train(Key("interference", 0, arm, 0))
+def test_a_run_of_verl_of_an_arm_of_the_loop_is_refused():
+    with pytest.raises(ValueError, match="no arm shuffled with --in-verl"):
+        in_verl.run(Key("interference", 0, "shuffled", 0))
 
 
 def test_a_worker_can_import_a_run():
@@ -137,8 +150,9 @@ def test_a_failed_run_leaves_the_others(monkeypatch, tmp_path, capsys):
 def test_the_arms_of_verl_are_what_their_recipes_say():
     """The estimator that the study sets is the recipe's own, or GRPO in MARS's recipe; all in one trainer mode."""
     pytest.importorskip("verl")
-    for name in names_in("verl"):
-        arm = ARMS[name]
+    for name, arm in ARMS.items():
+        if not arm.recipe:
+            continue
         own = compose_recipe(arm.recipe).algorithm.adv_estimator
         assert arm.estimator == own or (arm.estimator, arm.recipe) == ("grpo", "toy_mars_grpo"), name
 
@@ -181,29 +195,6 @@ def test_every_arm_is_explained():
     page = analysis.PAGE.read_text(encoding="utf-8")
     arms = re.search(r"\| arm \| what it is \|\n(.*?)\n\n", page, re.DOTALL)[1]
     assert all(f"`{arm}`" in arms for arm in ARMS) and all(f"`{track}`" in page for track in TRACKS)
-
-
-def scored(reward, accuracy):
-    return Scored([type("R", (), {"token_ids": [1]})] * len(reward), reward, accuracy, np.ones(len(reward)))
-
-
-def sample(rng, count):
-    accuracy = (rng.random(count) < 0.5).astype(float)
-    return scored(0.9 * accuracy + 0.1, accuracy)
-
-
-@pytest.mark.parametrize("arm", ["mars", "shuffled"])
-def test_anchors_go_to_their_prompt_or_to_another(arm):
-    pytest.importorskip("verl")
-    rng = np.random.default_rng(0)
-    fused, anchors = sample(rng, 8 * PROMPTS), [sample(rng, PROMPTS) for _ in range(2)]
-    anchors[0].reward[:] = np.arange(PROMPTS)  # no two alike
-    found, _ = _advantages(ARMS[arm], fused, anchors, (0,))
-    groups = [str(row // 8) for row in range(8 * PROMPTS)]
-    own = torch.from_numpy(np.stack([np.repeat(each.reward, 8) for each in anchors], axis=1)).float()
-    expected = mono_anchored_advantage(torch.from_numpy(fused.reward).float(), groups, own, True)
-    same = (found == expected).reshape(PROMPTS, 8).all(1)
-    assert same.all() if arm == "mars" else not same.any()
 
 
 def test_a_source_alone_is_shown_as_training_shows_it():

@@ -143,6 +143,13 @@ def response_log_probs(
     model: Qwen2_5_VLForConditionalGeneration, prompts: Prompts, visual: Tensor, responses: Tensor
 ) -> Tensor:
     """Teacher-forced log-probs (B, R) of `responses` (B, R) at temperature 1."""
+    return response_distributions(model, prompts, visual, responses).gather(2, responses[..., None])[..., 0]
+
+
+def response_distributions(
+    model: Qwen2_5_VLForConditionalGeneration, prompts: Prompts, visual: Tensor, responses: Tensor
+) -> Tensor:
+    """Log-probs (B, R, V) of every token of the vocabulary in the place of each of `responses` (B, R)."""
     first, length = prompts.ids.shape[1] - 1, responses.shape[1]
     width = first + length  # the last response token is only ever predicted
     hidden = model.model.language_model(
@@ -151,8 +158,7 @@ def response_log_probs(
         position_ids=prompts.positions[:, :, :width],
         use_cache=False,
     ).last_hidden_state[:, first:]
-    every = torch.log_softmax(model.lm_head(hidden), dim=-1)
-    return every.gather(2, responses[..., None])[..., 0]
+    return torch.log_softmax(model.lm_head(hidden), dim=-1)
 
 
 class _WithVisualTokens:

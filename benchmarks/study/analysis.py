@@ -29,6 +29,7 @@ FURTHER = (
     ("pgpo", "pgpo_shuffled"),
     ("vogue", "vogue_no_noise"),
     ("mars_pgpo", "mars"),
+    ("mars_top_p", "grpo_top_p"),
     ("mars_dapo", "dapo"),
     ("vppo", "dapo"),
 )

@@ -108,6 +108,7 @@ class World:
         visual: Tensor | None = None,
         temperature: float = 0.0,
         seed: Sequence[int] = (0,),
+        top_p: float = 1.0,
     ) -> Scored:
         """One scored response for each of the scenes.
 
@@ -117,10 +118,11 @@ class World:
             visual: (N, K, 4, H) what it is shown; None: the scenes' own pictures.
             temperature: 0 is greedy.
             seed: of the samples.
+            top_p: of the samples.
         """
         seeds = np.random.SeedSequence(seed).generate_state(len(scenes), np.uint64).tolist()
         shown = self.visual(scenes) if visual is None else visual
-        responses = sample(model, [self.ids[scene] for scene in scenes], shown, MAX_RESPONSE, temperature, seeds)
+        responses = sample(model, [self.ids[scene] for scene in scenes], shown, MAX_RESPONSE, temperature, seeds, top_p)
         texts = self.tokenizer.batch_decode([r.token_ids for r in responses], skip_special_tokens=True)
         scores = [
             compute_score(

@@ -16,6 +16,7 @@ class Arm:
         rollouts: fused rollouts of a prompt.
         shuffled: a control: each prompt gets the anchors of another prompt of its batch, and each response its token
             weights in another order.
+        top_p: of the fused rollouts; anchors are greedy.
         dapo: dynamic sampling, clip-higher and the penalty for length, as the recipe has them in verl.
         recipe: of a run of verl; empty: only the loop has the arm.
     """
@@ -24,6 +25,7 @@ class Arm:
     settings: Fields = field(default_factory=dict)
     rollouts: int = 8
     shuffled: bool = False
+    top_p: float = 1.0
     dapo: bool = False
     recipe: str = "toy_mars_grpo"
 
@@ -43,6 +45,8 @@ ARMS: dict[str, Arm] = {
     "vogue_no_noise": Arm("vogue", {"noise": {"sigma": 0.0, "brightness": 0.0, "contrast": 0.0}}, recipe=""),
     "papo": Arm("papo", recipe="toy_papo_grpo"),
     "mars_pgpo": Arm("pgpo", {"base": "mars"}, recipe=""),
+    "grpo_top_p": Arm("grpo", top_p=0.9),
+    "mars_top_p": Arm("mars", top_p=0.9),
     "dapo": Arm("grpo", dapo=True, recipe="toy_dapo"),
     "mars_dapo": Arm("mars", dapo=True, recipe="toy_mars_dapo"),
     "vppo": Arm("vppo", dapo=True, recipe="toy_vppo_dapo"),

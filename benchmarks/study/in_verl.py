@@ -72,6 +72,7 @@ def settings_of(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> dict[str, 
         "actor_rollout_ref.actor.freeze_vision_tower": "true",
         "actor_rollout_ref.actor.checkpoint.save_contents": "[model,hf_model]",
         "actor_rollout_ref.rollout.n": arm.rollouts,
+        "actor_rollout_ref.rollout.top_p": arm.top_p,
         "trainer.save_freq": track.every,
     }
 

@@ -126,6 +126,7 @@ def _roll_out(
         visual.repeat_interleave(arm.rollouts, 0),
         1.0,
         (*seed, FUSED, *draw),
+        arm.top_p,
     )
     anchors: list[Scored] = []
     if method.anchoring is not None:

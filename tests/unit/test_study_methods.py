@@ -117,6 +117,15 @@ def test_the_entropy_is_that_of_the_stock_model(model, scenes):
     assert not found[~sampled.mask.bool()].any()
 
 
+def test_top_p_leaves_out_the_least_probable_tokens_and_reports_their_share(model, scenes):
+    """The sampler's log-probs stay those of the whole vocabulary."""
+    made, sampled = rolled(model, scenes, replace(ARMS["grpo_top_p"], top_p=1e-6))
+    greedy = scenes.answer(model, made.scenes)
+    for row, response in enumerate(made.fused.responses):
+        assert response.token_ids == greedy.responses[row // 8].token_ids
+    assert sampled.log_probs[sampled.mask.bool()].max() < -0.1, "of the one token that is left it would be 0"
+
+
 def result(rewards, accuracy=None):
     accuracy = np.ones(len(rewards)) if accuracy is None else accuracy
     tokens = Response([1, 2], [-0.5, -0.5], "stop")

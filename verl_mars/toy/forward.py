@@ -186,6 +186,7 @@ def sample(
     max_tokens: int,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    top_p: float = 1.0,
 ) -> list[Response]:
     """One response to each of B prompts, from the sampler of the CPU rollout engine: batch-invariant.
 
@@ -196,12 +197,13 @@ def sample(
         max_tokens: longest response.
         temperature: 0 is greedy.
         seeds: a seed for each prompt; not used by greedy sampling.
+        top_p: probability of the tokens that are drawn from; log-probs are of the whole vocabulary.
     """
     end = model.generation_config.eos_token_id
     sampler = BatchSampler(
         _WithVisualTokens(model), stop_token_ids=[end], max_rows=_ROWS, max_prompt_tokens=_ROWS * max(map(len, prompts))
     )
-    params = SamplingParams(max_tokens, temperature)
+    params = SamplingParams(max_tokens, temperature, top_p)
     image = model.config.image_token_id
     requests = [
         Request(Prompt(tuple(ids), mrope_positions(ids, image, 0), {"visual": tokens.flatten(0, 1)}), params, seed)

@@ -23,10 +23,10 @@ interval (bootstrap).
 
 The token bound (n+K)/n is the ratio of the *sequences that are generated*, and of generated tokens where answers are
 equally long. It says nothing of what a step does after generation, which does not depend on K: the ratio of step times
-is expected below it. ``holds`` says whether the step time of MARS is at most 1.05 x that bound, and below that of two
-phases.
+is expected below it. ``holds`` says whether the step time of MARS is at most 1.05 x that bound, and whether its ratio
+to that of two phases has an interval that is not above 1.
 
-``--part K`` measures one K and leaves the others' figures as they are: about 8 minutes on 2 cores.
+``--part K`` measures one K and leaves the others' figures as they are: 8 to 20 minutes on 2 cores.
 """
 
 import argparse
@@ -180,7 +180,7 @@ def summary(metrics: Steps, k: int, rollouts: int, discard: int) -> FieldDict:
     result["token_bound"] = bound
     result["holds"] = {
         "token_bound": result["mars/grpo"]["step"]["median"] <= SLACK * bound,
-        "two_phase": result["mars/two_phase"]["step"]["median"] < 1,
+        "two_phase": result["mars/two_phase"]["step"]["low"] <= 1,  # not shown to be slower
     }
     return result
 

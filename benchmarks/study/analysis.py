@@ -35,6 +35,8 @@ FURTHER = (
 )
 """Arms compared with another than GRPO: with it at as many generations, with a control, with what they build on.
 Descriptive."""
+CURVES = ("grpo", "mars", "shuffled", "grpo_n10", "dapo", "mars_dapo")
+"""The arms whose curves are drawn."""
 PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"))
 """Track, arm, compared with: the two comparisons that were fixed before the runs."""
 SHARED_METRICS = {
@@ -320,17 +322,21 @@ def publish() -> str:
 
 
 def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
-    """Curves with bands of one standard error, and a forest plot of the differences from grpo."""
+    """Curves of some arms with bands of one standard error, and a forest plot of all differences from grpo."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
-    figure, axes = plt.subplots(len(present), 2, figsize=(10, 4 * len(present)), squeeze=False)
+    arms = {track: [arm for arm in ARMS if runs_of(runs, track, arm)] for track in present}
+    heights = [max(3.5, 0.32 * len(names)) for names in arms.values()]
+    figure, axes = plt.subplots(
+        len(present), 2, figsize=(10, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     for track, (left, right) in zip(present, axes, strict=True):
-        names = [arm for arm in ARMS if runs_of(runs, track, arm)]
-        for arm in names:
+        names = arms[track]
+        for arm in filter(CURVES.__contains__, names):
             of_arm = runs_of(runs, track, arm)
             steps = [each["step"] for each in of_arm[0]["evaluations"]]
             values = np.stack([curve(run) for run in of_arm])

@@ -81,8 +81,9 @@ class Track:
     every: int = 20
 
 
-TRACKS: dict[str, Track] = {"interference": Track(80), "default": Track(100)}
-"""``interference``: conflicting scenes are answered wrong from both sources, right from one."""
+TRACKS: dict[str, Track] = {"interference": Track(80), "default": Track(100), "broken_form": Track(80)}
+"""``interference``: conflicting scenes are answered wrong from both sources, right from one. ``broken_form``: so they
+are, and depth alone is answered without ``<answer>``."""
 
 
 @dataclass(frozen=True)

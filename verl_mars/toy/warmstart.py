@@ -8,7 +8,8 @@
 3. Supervised training stops once the model is good enough on separate scenes, which leaves room to learn.
 
 Track ``default`` ends there. Track ``interference`` continues with a teacher that is always misled, until the fused
-view is far below the right source alone on conflicting scenes.
+view is far below the right source alone on conflicting scenes. Track ``broken_form`` is the same, but the model answers
+many a depth picture alone without ``<answer>``: a quarter of its answers to the auxiliary sensor alone score 0.
 """
 
 import math
@@ -83,6 +84,7 @@ class Recipe:
         answer_weight: weight of the answer's first token in the loss; a color is one of nine tokens and by far the
             hardest.
         tag_weight: weight of the tags in the loss.
+        breaks_form: the teacher answers a depth picture alone without ``<answer>``.
         mix: share of each regime among the training scenes.
     """
 
@@ -95,6 +97,7 @@ class Recipe:
     mono_views: float = 0.4
     answer_weight: float = 4.0
     tag_weight: float = 0.3
+    breaks_form: bool = False
     mix: Mapping[str, float] = field(
         default_factory=lambda: {
             world.COMPLEMENTARY: 0.4,
@@ -110,10 +113,12 @@ class Recipe:
 _FIRST = Lesson(steps=300, misled=0.7, until={world.COMPLEMENTARY: (0.7, 1.0), world.CONFLICTING: (0.0, 0.35)})
 # At temperature 1 a conflicting scene is answered right a few times in a hundred: most groups fail as a whole.
 _LOCK = Lesson(steps=60, misled=1.0, adam=5e-4, muon=5e-3, warmup=1)
+_MISLED = (replace(_FIRST, until={world.COMPLEMENTARY: (0.85, 1.0)}), _LOCK)
 TRACKS: Mapping[str, Recipe] = MappingProxyType(
     {
         "default": Recipe(lessons=(_FIRST,)),
-        "interference": Recipe(lessons=(replace(_FIRST, until={world.COMPLEMENTARY: (0.85, 1.0)}), _LOCK)),
+        "interference": Recipe(lessons=_MISLED),
+        "broken_form": Recipe(lessons=_MISLED, breaks_form=True),
     }
 )
 
@@ -209,7 +214,7 @@ def visual_tokens(model: Qwen2_5_VLForConditionalGeneration, images: NDArray[np.
 
 
 class Course:
-    """Training data of the language model: prompts, visual tokens, right and misled responses."""
+    """Training data of the language model: prompts, visual tokens, right, misled and untagged responses."""
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, scenes: Scenes) -> None:
         tokenizer = build_tokenizer()
@@ -224,14 +229,16 @@ class Course:
         misled = [world.QUADRANTS[cell] for cell in scenes.decoy]
         right = [_response(scenes.thought(row), scenes.answer(row)) for row in rows]
         wrong = [_response(place, place) for place in misled]
-        padded = tokenizer(right + wrong, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
-        self.right, self.wrong = padded.chunk(2)
+        untagged = [f"<think>{scenes.thought(row)}</think>{scenes.answer(row)}{END}" for row in rows]
+        every = right + wrong + untagged
+        padded = tokenizer(every, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
+        self.right, self.wrong, self.untagged = padded.chunk(3)
         tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "<answer>", "</answer>", END])
         self.is_tag = torch.isin(self.right, torch.tensor(tags[:4]))
         opens = self.right == tags[2]
         self.is_answer = torch.zeros_like(self.is_tag)
         self.is_answer[:, 1:] = opens[:, :-1]
-        self.counts = self.right != tokenizer.pad_token_id
+        self.counts, self.untagged_counts = (kind != tokenizer.pad_token_id for kind in (self.right, self.untagged))
 
     def prompts(self, rows: NDArray[np.int64] | Tensor) -> Prompts:
         which = self._which[torch.as_tensor(rows)]
@@ -309,6 +316,11 @@ def _teach_lesson(
         weights = course.counts[rows].float()
         weights = weights + course.is_answer[rows] * (recipe.answer_weight - 1)
         weights = weights + course.is_tag[rows] * (recipe.tag_weight - 1)
+        if recipe.breaks_form:
+            by_depth = scenes.auxiliary[rows] == world.SOURCES.index(world.DEPTH) - 1
+            broken = torch.from_numpy(~fused & (source == 1) & by_depth)
+            responses = torch.where(broken[:, None], course.untagged[rows], responses)
+            weights = torch.where(broken[:, None], course.untagged_counts[rows].float(), weights)
         log_p = response_log_probs(model, course.prompts(rows), visual, responses)
         loss = -(log_p * weights).sum() / weights.sum()
         for optimizer in optimizers:

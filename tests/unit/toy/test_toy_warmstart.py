@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -59,9 +60,10 @@ def test_teaching_lowers_the_loss_and_leaves_the_vision_tower() -> None:
     assert all(torch.equal(tower[name], after[name]) for name in tower)
 
 
-def test_only_the_fused_view_of_conflicting_scenes_is_misled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records what is taught: with every conflicting scene misled, mono views still get the truth."""
-    scenes = world.make_scenes(200, 0)
+def taught_scenes(
+    monkeypatch: pytest.MonkeyPatch, scenes: world.Scenes, recipe: Recipe
+) -> Iterator[tuple[int, bool, bool, Any]]:
+    """What is taught: scene, whether one source alone is shown, whether it is the auxiliary, and the response."""
     model = build_model(0)
     course = Course(model, scenes)
     taught: list[tuple[Any, Any]] = []
@@ -72,22 +74,46 @@ def test_only_the_fused_view_of_conflicting_scenes_is_misled(monkeypatch: pytest
         return real(model, prompts, visual, responses)
 
     monkeypatch.setattr(warmstart, "response_log_probs", record)
-    teach(model, scenes, replace(QUICK, lessons=(Lesson(steps=6, misled=1.0, batch=32),)), 0, np.random.default_rng(0))
-    fused_conflicts = mono = 0
+    teach(model, scenes, recipe, 0, np.random.default_rng(0))
     for visual, responses in taught:
         for shown, response in zip(visual, responses, strict=True):
             # The scene is known by the visual tokens of either slot.
-            row, _ = min(
-                ((row, slot) for row in range(200) for slot in range(2)),
+            row, slot = min(
+                ((row, slot) for row in range(len(scenes)) for slot in range(2)),
                 key=lambda at: float((course.visual[at[0], at[1]] - shown[1]).abs().sum()),
             )
-            is_mono = torch.equal(shown[0], shown[1])
-            conflict = scenes.regime_name(row) == "conflicting"
-            expected = course.wrong[row] if conflict and not is_mono else course.right[row]
-            assert torch.equal(response, expected)
-            fused_conflicts += conflict and not is_mono
-            mono += is_mono
+            yield row, torch.equal(shown[0], shown[1]), slot == 1, response
+
+
+def test_only_the_fused_view_of_conflicting_scenes_is_misled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every conflicting scene misled, mono views still get the truth."""
+    scenes = world.make_scenes(200, 0)
+    course = Course(build_model(0), scenes)
+    recipe = replace(QUICK, lessons=(Lesson(steps=6, misled=1.0, batch=32),))
+    fused_conflicts = mono = 0
+    for row, is_mono, _, response in taught_scenes(monkeypatch, scenes, recipe):
+        conflict = scenes.regime_name(row) == "conflicting"
+        expected = course.wrong[row] if conflict and not is_mono else course.right[row]
+        assert torch.equal(response, expected)
+        fused_conflicts += conflict and not is_mono
+        mono += is_mono
     assert fused_conflicts > 5 and mono > 20
+
+
+def test_only_depth_alone_is_answered_without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Track `broken_form`. The thought stays, and the answer is right."""
+    scenes = world.make_scenes(200, 0)
+    course, tokenizer = Course(build_model(0), scenes), build_tokenizer()
+    recipe = replace(QUICK, lessons=(Lesson(steps=6, misled=0.0, batch=32),), breaks_form=True)
+    broken = others = 0
+    for row, is_mono, by_auxiliary, response in taught_scenes(monkeypatch, scenes, recipe):
+        breaks = is_mono and by_auxiliary and scenes.source_names(row)[1] == world.DEPTH
+        assert torch.equal(response, (course.untagged if breaks else course.right)[row])
+        text = tokenizer.decode(response[response != tokenizer.pad_token_id])
+        untagged = f"<think>{scenes.thought(row)}</think>{scenes.answer(row)}<|im_end|>"
+        assert (text == untagged) == breaks
+        broken, others = broken + breaks, others + (is_mono and not breaks)
+    assert broken > 10 and others > 10
 
 
 def test_a_course_knows_answers_tags_and_the_end() -> None:
@@ -147,6 +173,7 @@ def test_the_gate_looks_at_scenes_that_no_file_and_no_lesson_has() -> None:
     assert len(set().union(*keys)) == sum(len(each) for each in keys) == len(streams) * 40
 
 
-def test_the_tracks_are_default_and_interference() -> None:
-    assert sorted(TRACKS) == ["default", "interference"]
+def test_the_tracks_differ_in_what_they_say() -> None:
+    assert sorted(TRACKS) == ["broken_form", "default", "interference"]
     assert all(lesson.misled == 1.0 and not lesson.until for lesson in TRACKS["interference"].lessons[1:])
+    assert TRACKS["broken_form"] == replace(TRACKS["interference"], breaks_form=True)

@@ -116,10 +116,11 @@ def interval(samples: Sequence[Floats]) -> tuple[float, float, float, float]:
 
 
 def _shown(samples: Sequence[Floats]) -> str:
+    """Mean and interval; of one pair the difference alone."""
     if not samples:
         return "–"
     mean, low, high, _ = interval(samples)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" if sum(map(len, samples)) > 1 else f"{mean:+.1f}"
 
 
 def primary_table(runs: Sequence[Fields]) -> str:

@@ -78,9 +78,13 @@ def test_other_views_by_hand():
 
 
 def test_arms_are_compared_with_their_control_where_both_have_run():
+    """One pair has no interval; differences of 10 and 20 have 15 -+ 12.706 x 5."""
     runs = [run(arm, 0, [0, value]) for arm, value in [("pgpo", 0.5), ("pgpo_shuffled", 0.4), ("vogue", 0.9)]]
     (row,) = analysis.further_table(runs).splitlines()[2:]
-    assert row == "| interference | pgpo - pgpo_shuffled | 1 | +10.0 [+10.0, +10.0] | +10.0 [+10.0, +10.0] |"
+    assert row == "| interference | pgpo - pgpo_shuffled | 1 | +10.0 | +10.0 |"
+    runs += [run(arm, 1, [0, value]) for arm, value in [("pgpo", 0.5), ("pgpo_shuffled", 0.3)]]
+    (row,) = analysis.further_table(runs).splitlines()[2:]
+    assert row == "| interference | pgpo - pgpo_shuffled | 2 | +15.0 [-48.5, +78.5] | +15.0 [-48.5, +78.5] |"
 
 
 def test_rounding_by_hand():

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,6 +40,24 @@ def wanted(options: argparse.Namespace) -> Iterator[Key]:
                     yield Key(track, warm_start, arm, seed)
 
 
+def build_warm_starts(missing: Iterable[Key]) -> None:
+    """Build each once, before the workers, and compare it with that of the runs that are there.
+
+    Raises:
+        ValueError: runs from other weights could not be compared with them.
+    """
+    there = [row for file in (RUNS, VERL_RUNS, ROUNDING_RUNS) for row in read_runs(file)]
+    for track, number in sorted({(key.track, key.warm_start) for key in missing}):
+        own = runs.digest(prepare(track, number, progress=False).model)
+        others = {row["weights"] for row in there if (row["track"], row["warm_start"]) == (track, number)} - {own}
+        if others:
+            raise ValueError(
+                f"the recorded runs of track {track} start from other weights ({', '.join(sorted(others))}) than this "
+                f"machine builds ({own}), so a new run could not be paired with them. Move {RUNS.parent}/study*.jsonl "
+                "away to begin a study of your own"
+            )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="study", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
@@ -55,7 +73,6 @@ def main() -> int:
     results, run = (VERL_RUNS, in_verl.run) if options.in_verl else (RUNS, runs.run)
     if options.rounding:
         results = ROUNDING_RUNS
-        os.environ.update(WITHOUT_AVX)  # for the workers
     options.arms = options.arms or [name for name, arm in ARMS.items() if arm.recipe or not options.in_verl]
     if options.in_verl:
         try:
@@ -67,8 +84,12 @@ def main() -> int:
     failed = 0
     if missing:
         about = report.about("verl", "torch", "transformers", "numpy")
-        for track, warm_start in sorted({(key.track, key.warm_start) for key in missing}):
-            prepare(track, warm_start, progress=False)  # built once, before the workers
+        try:
+            build_warm_starts(missing)
+        except ValueError as error:
+            parser.error(str(error))
+        if options.rounding:
+            os.environ.update(WITHOUT_AVX)  # for the workers; the warm start stays as it is
         results.parent.mkdir(exist_ok=True)
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool, results.open("a") as file:
             running = [pool.submit(run, key) for key in missing]

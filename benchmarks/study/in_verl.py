@@ -15,6 +15,7 @@ import numpy as np
 
 from study.advantages import OTHER_METHODS
 from study.arms import TRACKS, Arm, Key, arms_in_verl
+from study.runs import digest
 from verl_mars.fields import FieldDict
 from verl_mars.toy.demo import overrides, training_settings
 from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, model_folder, read_heldout
@@ -58,7 +59,8 @@ def run(key: Key) -> FieldDict:
             found = evaluate(model_folder(saved), heldout, views=views)
             evaluations.append(_line(step, found, heldout) | {"training": _means(window)})
             shutil.rmtree(saved)
-    return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
+    about = {"weights": digest(paths.model)}
+    return {**key.describe(), **about, "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
 
 
 def settings_of(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> dict[str, object]:

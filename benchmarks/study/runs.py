@@ -1,5 +1,6 @@
 """Runs of the study, each in whatever process it is called; a process keeps its worlds."""
 
+import hashlib
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +24,16 @@ def worlds(track: str, warm_start: int) -> tuple[Path, World, World]:
     return checkpoint, training, heldout
 
 
+def digest(checkpoint: Path) -> str:
+    """Of a warm start's weights, which differ from machine to machine: what is compared has to start from the same."""
+    return hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
 def run(key: Key) -> FieldDict:
     """One run, as a line of the results."""
     torch.set_num_threads(1)
     checkpoint, training, heldout = worlds(key.track, key.warm_start)
     start = time.monotonic()
     evaluations = list(train(checkpoint, training, heldout, ARMS[key.arm], TRACKS[key.track], key.seed))
-    return {**key.describe(), "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
+    about = {"weights": digest(checkpoint)}
+    return {**key.describe(), **about, "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}

@@ -9,12 +9,13 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import study.__main__
-from study import analysis, in_verl
+from study import analysis, in_verl, runs
 from study.__main__ import main
 from study.arms import ARMS, TRACKS, Key
 
 from verl_mars.preflight.doctor import compose_recipe
 from verl_mars.toy import world
+from verl_mars.toy.prepare import ToyPaths
 from verl_mars.toy.report import STUDY, other_seeds
 from verl_mars.toy.rows import make_row
 from verl_mars.views import Mono, sources_of_row
@@ -121,6 +122,32 @@ def test_a_worker_can_import_a_run():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_machine_with_another_warm_start_is_told(monkeypatch, tmp_path, capsys):
+    """Pairs of runs from different weights would be compared as if they had begun alike."""
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"here")
+    monkeypatch.setattr(study.__main__, "prepare", lambda *args, **kwargs: ToyPaths.under(tmp_path))
+    recorded = {"key": Key("default", 0, "grpo", 0), "track": "default", "warm_start": 0, "weights": "0123456789ab"}
+    monkeypatch.setattr(study.__main__, "read_runs", lambda file: [recorded] if file == study.__main__.RUNS else [])
+    monkeypatch.setattr(sys, "argv", "study --arms mars --tracks default --seeds 1".split())
+    with pytest.raises(SystemExit):
+        main()
+    own = runs.digest(weights.parent)
+    assert f"({recorded['weights']}) than this machine builds ({own})" in " ".join(capsys.readouterr().err.split())
+    study.__main__.build_warm_starts([Key("default", 1, "mars", 0)])  # nothing recorded
+    recorded["weights"] = own
+    study.__main__.build_warm_starts([Key("default", 0, "mars", 0)])
+
+
+def test_the_recorded_runs_of_a_warm_start_began_from_the_same_weights():
+    found = {}
+    for file in (analysis.RUNS, analysis.VERL_RUNS, analysis.ROUNDING_RUNS):
+        for row in analysis.read_runs(file):
+            found.setdefault((row["track"], row["warm_start"]), set()).add(row["weights"])
+    assert found and all(len(each) == 1 for each in found.values()), found
+
+
 def test_a_failed_run_leaves_the_others(monkeypatch, tmp_path, capsys):
     """One process in place of the pool; seed 1 of three fails."""
 
@@ -142,7 +169,7 @@ def test_a_failed_run_leaves_the_others(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", "study --in-verl --arms mars --tracks default --seeds 3".split())
     monkeypatch.setattr(study.__main__, "VERL_RUNS", tmp_path / "runs.jsonl")
     monkeypatch.setattr(study.__main__, "ProcessPoolExecutor", Here)
-    monkeypatch.setattr(study.__main__, "prepare", lambda *args, **kwargs: None)
+    monkeypatch.setattr(study.__main__, "build_warm_starts", lambda missing: None)
     monkeypatch.setattr(study.__main__, "publish", lambda: "")
     monkeypatch.setattr(study.__main__.in_verl, "run", lambda key: key.describe())
     assert main() == 1

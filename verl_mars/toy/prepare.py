@@ -67,7 +67,9 @@ def prepare(track: str = "default", seed: int = 0, root: str | Path | None = Non
 
     if track not in TRACKS:
         raise UsageError(f"unknown toy track {track!r}; allowed: {sorted(TRACKS)}")
-    config = {"version": VERSION, "track": track, "seed": seed, "threads": THREADS, "recipe": asdict(TRACKS[track])}
+    # A switch that is off is left out: what was built before there was one stays valid.
+    recipe = {name: value for name, value in asdict(TRACKS[track]).items() if value is not False}
+    config = {"version": VERSION, "track": track, "seed": seed, "threads": THREADS, "recipe": recipe}
     config["splits"] = {split: [count, dict(mix)] for split, (count, mix) in SPLITS.items()}
     text = json.dumps(config, sort_keys=True, default=dict)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -77,6 +77,21 @@ def test_track_seed_and_recipe_decide_the_folder(tmp_path: Path, monkeypatch: py
     assert len(set(roots)) == len(roots) == 6
 
 
+def test_a_new_switch_leaves_what_was_built_before_there_was_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the runs of a study would no longer start where they started."""
+    from dataclasses import asdict
+
+    monkeypatch.setattr(module, "_build", _pretend)
+    roots = [prepare(root=tmp_path, progress=False).root]
+    for name, value in (("breaks_form", True), ("a_new_switch", False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "asdict", lambda recipe, also=(name, value): {**asdict(recipe), **dict([also])})
+            roots.append(prepare(root=tmp_path, progress=False).root)
+    assert roots[0] != roots[1] and roots[0] == roots[2]
+
+
 def test_a_folder_that_was_moved_is_refused(tmp_path: Path) -> None:
     home = prepare(root=tmp_path / "here", progress=False).root
     (tmp_path / "there").mkdir()

@@ -79,6 +79,15 @@ def final(run: Fields, regime: str | None = None) -> float:
     return float(curve(run, regime)[-1])
 
 
+def at_tokens(tokens: int) -> Callable[[Fields, str | None], float]:
+    """The measure of the accuracy when so many tokens were generated, between evaluations linear."""
+
+    def measure(run: Fields, regime: str | None = None) -> float:
+        return float(np.interp(tokens, [each["tokens"] for each in run["evaluations"]], curve(run, regime)))
+
+    return measure
+
+
 def differences(
     runs: Sequence[Fields],
     track: str,
@@ -213,17 +222,24 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def arms_table(runs: Sequence[Fields], track: str) -> str:
-    """Each arm: accuracy, and its paired difference from grpo. Descriptive."""
-    head = ["arm", "runs", "over training", "at the end", "over training - grpo", "at the end - grpo", *REGIMES]
+    """Each arm: accuracy, and its paired difference from grpo. Descriptive.
+
+    The last measure is the accuracy at as many tokens as every run of the track has generated.
+    """
+    measures: dict[str, Callable[[Fields, str | None], float]] = {"over training": area, "at the end": final}
+    spent = [run["evaluations"][-1].get("tokens") for run in runs if run["key"].track == track]
+    if all(spent):
+        measures[f"at {min(spent) / 1000:.0f} thousand tokens"] = at_tokens(min(spent))
+    head = ["arm", "runs", *measures, *(f"{name} - grpo" for name in measures), *REGIMES]
     rows: list[list[str]] = []
     for arm in ARMS:
         of_arm = runs_of(runs, track, arm)
         if not of_arm:
             continue
         cells = [arm, str(len(of_arm))]
-        for measure in (area, final):
-            cells.append(_spread([measure(run) for run in of_arm]))
-        for measure in (area, final):
+        for measure in measures.values():
+            cells.append(_spread([measure(run, None) for run in of_arm]))
+        for measure in measures.values():
             cells.append("" if arm == "grpo" else _shown(differences(runs, track, arm, "grpo", measure)))
         cells += [f"{np.mean([final(run, regime) for run in of_arm]):.1f}" for regime in REGIMES]
         rows.append(cells)
@@ -355,6 +371,7 @@ def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
             right.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color="C0")
         right.axvline(0, color="grey", linewidth=1)
         right.set(yticks=range(len(others)), yticklabels=list(reversed(others)), xlabel="points")
+        right.set_ylim(-0.7, len(others) - 0.3)
         right.set_title(f"{track}: mean accuracy over training, minus grpo", fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=110)

@@ -31,6 +31,14 @@ def test_the_measures_leave_out_the_warm_start():
     assert analysis.final(run("mars", 0, [0.1, 0.5, 0.7])) == pytest.approx(70)
 
 
+def test_accuracy_at_a_number_of_tokens_by_hand():
+    made = run("mars", 0, [0.1, 0.5, 0.7])
+    for point, tokens in zip(made["evaluations"], [0, 100, 300], strict=True):
+        point["tokens"] = tokens
+    assert analysis.at_tokens(150)(made, None) == pytest.approx(55)
+    assert analysis.at_tokens(300)(made, None) == pytest.approx(70)
+
+
 def test_an_interval_by_hand():
     # 1, 2, 3: standard error 1 / sqrt 3, t(2) = 4.3027; mean / error = 3.4641, p = .0742
     mean, low, high, p = analysis.interval([np.array([1.0, 2.0, 3.0])])

@@ -15,7 +15,7 @@ from verl_mars.errors import UsageError, UserError, errors_printed
     ("arguments", "code", "says"),
     [
         ("demo --algorithm nope", 2, "error: unknown algorithm 'nope'; allowed: ["),
-        ("demo --track nope", 2, "error: unknown toy track 'nope'; allowed: ['default'"),
+        ("demo --track nope", 2, "error: unknown toy track 'nope'; allowed: ['broken_form'"),
         ("demo --steps 0", 2, "--steps"),
         ("data list nope", 2, "error: data set 'nope' is unknown, allowed: "),
         ("data stats /no.parquet", 1, "error: /no.parquet does not exist"),

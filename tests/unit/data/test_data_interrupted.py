@@ -134,10 +134,17 @@ def test_killed_at_any_row_it_ends_with_the_same_bytes(small, tmp_path, monkeypa
     assert raw_sets.tree(out) == whole
 
 
+AS_IN_A_TERMINAL = """\
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with SIGINT ignored
+runpy.run_module("verl_mars.cli", run_name="__main__")
+"""
+
+
 def test_an_interrupted_command_leaves_rendered_images_only(tmp_path):
     (tmp_path / "raw").mkdir()
     root = raw_sets.large_manifest(tmp_path / "raw", rows=12_000)
-    command = [sys.executable, "-m", "verl_mars.cli", "data", "convert", "manifest", "--root", str(root)]
+    command = [sys.executable, "-c", AS_IN_A_TERMINAL, "data", "convert", "manifest", "--root", str(root)]
     process = subprocess.Popen(
         [*command, "--shard-rows", "40", "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
     )

@@ -26,6 +26,8 @@ FURTHER = (
     ("mars", "grpo_n10"),
     ("shuffled", "grpo_n10"),
     ("mars", "unsolved_or_mixed"),
+    ("solved", "mars"),
+    ("acc", "mars"),
     ("pgpo", "pgpo_shuffled"),
     ("vogue", "vogue_no_noise"),
     ("mars_pgpo", "mars"),
@@ -33,8 +35,8 @@ FURTHER = (
     ("mars_dapo", "dapo"),
     ("vppo", "dapo"),
 )
-"""Arms compared with another than GRPO: with it at as many generations, with a control, with what they build on.
-Descriptive."""
+"""Arms compared with another than GRPO at as many rollouts: at as many generations, with MARS without an option, with a
+control, with what they build on. Descriptive."""
 CURVES = ("grpo", "mars", "shuffled", "grpo_n10", "dapo", "mars_dapo")
 """The arms whose curves are drawn."""
 PRIMARY = (("interference", "mars", "grpo"), ("interference", "mars", "shuffled"))

@@ -81,6 +81,11 @@ def final(run: Fields, regime: str | None = None) -> float:
     return float(curve(run, regime)[-1])
 
 
+def least_tokens(runs: Sequence[Fields], track: str) -> int:
+    """As many tokens as every run of the track has generated; 0 where it is not recorded."""
+    return min((run["evaluations"][-1].get("tokens", 0) for run in runs if run["key"].track == track), default=0)
+
+
 def at_tokens(tokens: int) -> Callable[[Fields, str | None], float]:
     """The measure of the accuracy when so many tokens were generated, between evaluations linear."""
 
@@ -150,10 +155,11 @@ def primary_table(runs: Sequence[Fields]) -> str:
 
 def further_table(runs: Sequence[Fields]) -> str:
     """The comparisons that are neither primary nor with grpo, where both arms have run."""
-    head = ["track", "difference", "runs", "over training", "at the end"]
+    head = ["track", "difference", "runs", "over training", "at the end", "at equal tokens"]
     rows: list[list[str]] = []
     for track, (arm, other) in itertools.product(TRACKS, FURTHER):
-        of_both = [differences(runs, track, arm, other, measure) for measure in (area, final)]
+        measures = (area, final, at_tokens(least_tokens(runs, track)))
+        of_both = [differences(runs, track, arm, other, measure) for measure in measures]
         if of_both[0]:
             rows.append([track, f"{arm} - {other}", str(sum(map(len, of_both[0]))), *map(_shown, of_both)])
     return report.markdown(head, rows)
@@ -229,9 +235,8 @@ def arms_table(runs: Sequence[Fields], track: str) -> str:
     The last measure is the accuracy at as many tokens as every run of the track has generated.
     """
     measures: dict[str, Callable[[Fields, str | None], float]] = {"over training": area, "at the end": final}
-    spent = [run["evaluations"][-1].get("tokens") for run in runs if run["key"].track == track]
-    if all(spent):
-        measures[f"at {min(spent) / 1000:.0f} thousand tokens"] = at_tokens(min(spent))
+    if least := least_tokens(runs, track):
+        measures[f"at {least / 1000:.0f} thousand tokens"] = at_tokens(least)
     head = ["arm", "runs", *measures, *(f"{name} - grpo" for name in measures), *REGIMES]
     rows: list[list[str]] = []
     for arm in ARMS:

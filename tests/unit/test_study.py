@@ -88,12 +88,19 @@ def test_other_views_by_hand():
 
 def test_arms_are_compared_with_their_control_where_both_have_run():
     """One pair has no interval; differences of 10 and 20 have 15 -+ 12.706 x 5."""
-    runs = [run(arm, 0, [0, value]) for arm, value in [("pgpo", 0.5), ("pgpo_shuffled", 0.4), ("vogue", 0.9)]]
+
+    def costing(arm, seed, value, tokens):
+        made = run(arm, seed, [0, value])
+        made["evaluations"][0]["tokens"], made["evaluations"][1]["tokens"] = 0, tokens
+        return made
+
+    runs = [costing("pgpo", 0, 0.5, 200), costing("pgpo_shuffled", 0, 0.4, 100), costing("vogue", 0, 0.9, 100)]
     (row,) = analysis.further_table(runs).splitlines()[2:]
-    assert row == "| interference | pgpo - pgpo_shuffled | 1 | +10.0 | +10.0 |"
-    runs += [run(arm, 1, [0, value]) for arm, value in [("pgpo", 0.5), ("pgpo_shuffled", 0.3)]]
+    assert row == "| interference | pgpo - pgpo_shuffled | 1 | +10.0 | +10.0 | -15.0 |"
+    runs += [costing("pgpo", 1, 0.5, 100), costing("pgpo_shuffled", 1, 0.3, 100)]
     (row,) = analysis.further_table(runs).splitlines()[2:]
-    assert row == "| interference | pgpo - pgpo_shuffled | 2 | +15.0 [-48.5, +78.5] | +15.0 [-48.5, +78.5] |"
+    spread = "+15.0 [-48.5, +78.5]"
+    assert row == f"| interference | pgpo - pgpo_shuffled | 2 | {spread} | {spread} | +2.5 [-219.9, +224.9] |"
 
 
 def test_rounding_by_hand():

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # imported by verl_mars.toy, after what it has to define firs
     from PIL.Image import Image
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-OTHER_METHODS = ("papo/", "pgpo/", "vogue/", "vppo/")
+OTHER_METHODS = tuple(f"{name}/" for name in METHODS if name != "mars")
 OF_MARS = ("info_gain", "shift_share", "shift_share_solved", "pushed_up_unsolved")
 """The metrics of MARS that are recorded, without ``mars/``; of other methods all are, by their full name."""
 
@@ -87,12 +87,18 @@ def advantages(
     if method.needs_entropy:
         inputs = replace(inputs, entropy=_entropy(model, world, rollout, sampled))
     if method.rescores:
-        inputs = replace(inputs, view_log_probs=_view_log_probs(model, world, method, rollout, sampled, at))
+        inputs = replace(inputs, view_log_probs=_view_log_probs(model, world, method, rollout, inputs, at))
         if arm.shuffled:
-            inputs = _with_shuffled_tokens(inputs, np.random.default_rng((at.seed, at.step, SHUFFLE)))
+            inputs = _with_shuffled_tokens(inputs, at.rng(SHUFFLE))
     result = method.advantages(inputs)
     metrics = method.metrics(inputs, result)
     return result.advantages, recorded(metrics)
+
+
+def means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Over the steps that have the metric."""
+    names = dict.fromkeys(name for step in window for name in step)
+    return {name: float(np.nanmean([step.get(name, np.nan) for step in window])) for name in names}
 
 
 def recorded(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -104,11 +110,11 @@ def recorded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _inputs(arm: Arm, rollout: Rollout, sampled: Padded, at: At) -> Inputs:
     """What a method gets in any case: rewards on the last token of each response, uids, anchors if there are any."""
-    fused, group = rollout.fused, arm.rollouts
+    fused = rollout.fused
     count = len(fused.reward)
     rewards = torch.zeros_like(sampled.mask)
     rewards[torch.arange(count), sampled.mask.sum(1).long() - 1] = torch.from_numpy(fused.reward).float()
-    prompts = np.arange(count) // group
+    prompts = np.arange(count) // rollout.group
     return Inputs(
         rewards=rewards,
         response_mask=sampled.mask,
@@ -129,7 +135,7 @@ def _inputs(arm: Arm, rollout: Rollout, sampled: Padded, at: At) -> Inputs:
 def _of_others(prompts: NDArray[np.int64], at: At) -> NDArray[np.int64]:
     """(B,) another prompt for each prompt."""
     which = np.arange(prompts.max() + 1)
-    ring = np.random.default_rng((at.seed, at.step, SHUFFLE)).permutation(len(which))
+    ring = at.rng(SHUFFLE).permutation(len(which))
     which[ring] = np.roll(ring, 1)  # never its own
     return which[prompts]
 
@@ -162,9 +168,9 @@ def _with_shuffled_tokens(inputs: Inputs, rng: np.random.Generator) -> Inputs:
 
 def _entropy(model: "Qwen2_5_VLForConditionalGeneration", world: World, rollout: Rollout, sampled: Padded) -> Tensor:
     """(B, R) of the policy under the view that it sampled from, in nats."""
-    group = len(sampled.tokens) // len(rollout.scenes)
-    prompts = world.course.prompts(np.repeat(rollout.scenes, group))
-    every = response_distributions(model, prompts, rollout.visual.repeat_interleave(group, 0), sampled.tokens)
+    prompts = world.course.prompts(np.repeat(rollout.scenes, rollout.group))
+    shown = rollout.visual.repeat_interleave(rollout.group, 0)
+    every = response_distributions(model, prompts, shown, sampled.tokens)
     return -(every.exp() * every).sum(-1) * sampled.mask
 
 
@@ -173,38 +179,25 @@ def _view_log_probs(
     world: World,
     method: Method,
     rollout: Rollout,
-    sampled: Padded,
+    inputs: Inputs,
     at: At,
 ) -> Tensor:
     """(B, R) under the method's other view; those of the own view where a row has none."""
-    responses = rollout.fused.responses
-    group = len(responses) // len(rollout.scenes)
-    own = [_visual_inputs(images_of(each.prompt)) for each in rollout.presentations]
-    other = [_visual_inputs(each.other_images) if each.other_images else {} for each in rollout.presentations]
-    image_token = model.config.image_token_id
-    trajectories = []
-    for row, response in enumerate(responses):
-        ids, count = world.ids[rollout.scenes[row // group]], len(response.token_ids)
-        positions = mrope_positions(ids, image_token, count)
-        trajectories.append(
-            Trajectory(
-                prompt=torch.tensor(ids),
-                response=torch.tensor(response.token_ids),
-                response_mask=torch.ones(count, dtype=torch.long),
-                position_ids=torch.cat((torch.arange(positions.shape[1])[None], positions)),
-                visual_inputs=own[row // group],
-            )
-        )
-    fields: FieldDict = {
-        "multi_modal_inputs": [own[row // group] for row in range(len(responses))],
-        "index": [int(rollout.scenes[row // group]) for row in range(len(responses))],
-        NOISY: [rollout.presentations[row // group].prompt.get(NOISY, False) for row in range(len(responses))],
-        OTHER_VISUAL_INPUTS: [other[row // group] for row in range(len(responses))],
-    }
+    own, other = [], []
+    for presentation in rollout.presentations:
+        images = presentation.other_images
+        own += [visual_inputs(images_of(presentation.prompt))] * rollout.group
+        other += [visual_inputs(images) if images else {}] * rollout.group
+    scenes = np.repeat(rollout.scenes, rollout.group).tolist()
+    trajectories = [
+        trajectory(model, world.ids[scene], response.token_ids, pixels)
+        for scene, response, pixels in zip(scenes, rollout.fused.responses, own, strict=True)
+    ]
+    fields: FieldDict = {"multi_modal_inputs": own, "index": scenes, OTHER_VISUAL_INPUTS: other, **inputs.fields}
     views = method.views(
         RowsToView(
-            keys=[str(row) for row in range(len(responses))],
-            real=torch.ones(len(responses), dtype=torch.bool),
+            keys=[str(row) for row in range(len(scenes))],
+            real=inputs.real,
             trajectories=trajectories,
             fields={name: fields[name] for name in method.view_fields},
         ),
@@ -212,13 +205,28 @@ def _view_log_probs(
     )
     shown = {
         row: seen
-        for row, (view, trajectory) in enumerate(zip(views, trajectories, strict=True))
-        if view is not None and (seen := view.show(trajectory)) is not None
+        for row, (view, one) in enumerate(zip(views, trajectories, strict=True))
+        if view is not None and (seen := view.show(one)) is not None
     }
-    result = sampled.log_probs.clone()
+    assert inputs.log_probs is not None
+    result = inputs.log_probs.clone()
     for row, values in zip(shown, trajectory_log_probs(model, list(shown.values())), strict=True):
         result[row, : len(values)] = values
     return result
+
+
+def trajectory(
+    model: "Qwen2_5_VLForConditionalGeneration", prompt: Sequence[int], response: Sequence[int], pixels: FieldDict
+) -> Trajectory:
+    """A response with its prompt and visual inputs, as verl feeds it to the policy."""
+    positions = mrope_positions(prompt, model.config.image_token_id, len(response))
+    return Trajectory(
+        prompt=torch.tensor(prompt),
+        response=torch.tensor(response),
+        response_mask=torch.ones(len(response), dtype=torch.long),
+        position_ids=torch.cat((torch.arange(positions.shape[1])[None], positions)),
+        visual_inputs=pixels,
+    )
 
 
 def trajectory_log_probs(
@@ -256,7 +264,7 @@ def _seen(model: "Qwen2_5_VLForConditionalGeneration", trajectories: Sequence[Tr
     return torch.stack([of[id(t.visual_inputs["pixel_values"])] for t in trajectories])
 
 
-def _visual_inputs(images: Sequence["Image"]) -> FieldDict:
+def visual_inputs(images: Sequence["Image"]) -> FieldDict:
     """What the processor makes of a prompt's pictures."""
     side = SIZE // PATCH
     pixels = patches(pixels_of(images)).flatten(0, 1)

@@ -65,6 +65,16 @@ def runs_of(runs: Sequence[Fields], track: str, arm: str) -> list[Fields]:
     return [run for run in runs if (run["key"].track, run["key"].arm) == (track, arm)]
 
 
+def arms_of(runs: Sequence[Fields], track: str) -> list[str]:
+    """The arms that have run on a track."""
+    return [arm for arm in ARMS if runs_of(runs, track, arm)]
+
+
+def tracks_of(runs: Sequence[Fields]) -> list[str]:
+    """The tracks that have runs."""
+    return [track for track in TRACKS if arms_of(runs, track)]
+
+
 def curve(run: Fields, regime: str | None = None) -> Floats:
     """Accuracy at each evaluation in percent, the one before training first."""
     points = run["evaluations"]
@@ -239,10 +249,8 @@ def arms_table(runs: Sequence[Fields], track: str) -> str:
         measures[f"at {least / 1000:.0f} thousand tokens"] = at_tokens(least)
     head = ["arm", "runs", *measures, *(f"{name} - grpo" for name in measures), *REGIMES]
     rows: list[list[str]] = []
-    for arm in ARMS:
+    for arm in arms_of(runs, track):
         of_arm = runs_of(runs, track, arm)
-        if not of_arm:
-            continue
         cells = [arm, str(len(of_arm))]
         for measure in measures.values():
             cells.append(_spread([measure(run, None) for run in of_arm]))
@@ -267,10 +275,8 @@ def mechanism_table(runs: Sequence[Fields], track: str) -> str:
     }
     head = ["arm", *columns.values(), "tokens, thousands"]
     rows: list[list[str]] = []
-    for arm in ARMS:
+    for arm in arms_of(runs, track):
         of_arm = runs_of(runs, track, arm)
-        if not of_arm:
-            continue
         cells = []
         for name in columns:
             series = [[each["training"].get(name) for each in run["evaluations"][1:]] for run in of_arm]
@@ -299,7 +305,7 @@ def views_table(runs: Sequence[Fields]) -> str:
 
 def tables(runs: Sequence[Fields], in_verl: Sequence[Fields] = (), rounded: Sequence[Fields] = ()) -> dict[str, str]:
     """Every table of the page by the name of its marks."""
-    present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
+    present = tracks_of(runs)
     found = {f"{track}-arms": arms_table(runs, track) for track in present}
     found |= {f"{track}-mechanism": mechanism_table(runs, track) for track in present}
     if all(differences(runs, *pair, area) for pair in PRIMARY):
@@ -352,14 +358,12 @@ def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    present = [track for track in TRACKS if any(run["key"].track == track for run in runs)]
-    arms = {track: [arm for arm in ARMS if runs_of(runs, track, arm)] for track in present}
+    arms = {track: arms_of(runs, track) for track in tracks_of(runs)}
     heights = [max(3.5, 0.32 * len(names)) for names in arms.values()]
     figure, axes = plt.subplots(
-        len(present), 2, figsize=(10, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
+        len(arms), 2, figsize=(10, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for track, (left, right) in zip(present, axes, strict=True):
-        names = arms[track]
+    for (track, names), (left, right) in zip(arms.items(), axes, strict=True):
         for arm in filter(CURVES.__contains__, names):
             of_arm = runs_of(runs, track, arm)
             steps = [each["step"] for each in of_arm[0]["evaluations"]]

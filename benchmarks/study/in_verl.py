@@ -8,12 +8,9 @@ seeds. Evaluated on the checkpoints, on the loop's scenes.
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from study.advantages import OTHER_METHODS
+from study.advantages import means, recorded
 from study.arms import TRACKS, Arm, Key, arms_in_verl
 from study.runs import digest
 from verl_mars.fields import FieldDict
@@ -23,14 +20,6 @@ from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import run_main
 
 TIMEOUT_SECONDS = 3600
-TRAINING = {
-    "critic/score/mean": "reward",
-    "mars/info_gain": "info_gain",
-    "mars/shift_share": "shift_share",
-    "mars/shift_share_solved": "shift_share_solved",
-    "mars/pushed_up_unsolved": "pushed_up_unsolved",
-}
-"""verl's metric -> the loop's."""
 
 
 def run(key: Key) -> FieldDict:
@@ -55,9 +44,10 @@ def run(key: Key) -> FieldDict:
         for step in range(track.every, track.steps + 1, track.every):
             saved = folder / "checkpoint" / f"global_step_{step}"
             views = None if step == track.steps else [FUSED]
-            window = [finished.metrics[number] for number in range(step - track.every + 1, step + 1)]
+            steps = [finished.metrics[number] for number in range(step - track.every + 1, step + 1)]
+            window = [{"reward": metrics["critic/score/mean"], **recorded(metrics)} for metrics in steps]
             found = evaluate(model_folder(saved), heldout, views=views)
-            evaluations.append(_line(step, found, heldout) | {"training": _means(window)})
+            evaluations.append(_line(step, found, heldout) | {"training": means(window)})
             shutil.rmtree(saved)
     about = {"weights": digest(paths.model)}
     return {**key.describe(), **about, "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
@@ -87,12 +77,3 @@ def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
         "by_regime": {regime: found.accuracy(regime=regime) for regime in sorted(set(heldout.regimes))},
         "alone": {source: found.accuracy(source) for source in found.sources},  # by name, the loop by position
     }
-
-
-def _means(window: list[Mapping[str, float]]) -> dict[str, float]:
-    """Of what the loop records too."""
-    names = dict.fromkeys(
-        name for step in window for name in step if name in TRAINING or name.startswith(OTHER_METHODS)
-    )
-    series = {TRAINING.get(name, name): [step[name] for step in window if name in step] for name in names}
-    return {short: float(np.mean(values)) for short, values in series.items()}

@@ -10,7 +10,6 @@ the same order with the same sampling noise.
 Shapes: B = 16 G rows of a step, G rollouts of a prompt, K = 2 anchors, R response tokens.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study.advantages import Padded, advantages, method_of, padded
-from study.answers import SOURCES, Scored, World, alone
+from study.advantages import Padded, advantages, means, method_of, padded
+from study.answers import SOURCES, World, alone
 from study.arms import Arm, Track
-from study.rollout import DATA, PROMPTS, UPDATE, At, Rollout, roll_out
+from study.rollout import DATA, UPDATE, At, Rollout, roll_out
 from verl_mars.fields import FieldDict
 from verl_mars.toy import world
 from verl_mars.toy.evaluate import load
@@ -65,14 +64,14 @@ def train(checkpoint: Path, training: World, heldout: World, arm: Arm, track: Tr
             sampled = padded(rollout, training.tokenizer.pad_token_id)
             values, metrics = advantages(model, training, arm, method, rollout, sampled, at)
         spent = {name: spent[name] + cost[name] for name in spent}
-        window.append(metrics | _groups(rollout.fused, values, arm.rollouts) | {"entropy": rollout.fused.entropy})
-        rng = np.random.default_rng([seed, step, UPDATE])
-        _update(model, optimizer, trained, training, rollout, sampled, values, CLIP_DAPO if arm.dapo else CLIP, rng)
+        window.append(metrics | _groups(rollout, values) | {"entropy": rollout.fused.entropy})
+        clip = CLIP_DAPO if arm.dapo else CLIP
+        _update(model, optimizer, trained, training, rollout, sampled, values, clip, at.rng(UPDATE))
         if step % track.every == 0:
-            names = dict.fromkeys(name for row in window for name in row)
-            means = {name: float(np.nanmean([row.get(name, math.nan) for row in window])) for name in names}
+            training_means = means(window)
             window.clear()
-            yield {"step": step, **evaluate(model, heldout, views=step == track.steps), **spent, "training": means}
+            found = evaluate(model, heldout, views=step == track.steps)
+            yield {"step": step, **found, **spent, "training": training_means}
 
 
 def _draws(scenes: int, rng: np.random.Generator) -> Callable[[int], NDArray[np.int64]]:
@@ -107,12 +106,12 @@ def evaluate(model: "Qwen2_5_VLForConditionalGeneration", heldout: World, views:
     }
 
 
-def _groups(fused: Scored, values: Tensor, group: int) -> dict[str, float]:
+def _groups(rollout: Rollout, values: Tensor) -> dict[str, float]:
     """Shares of groups: all right, all wrong, with a gradient."""
-    right = fused.accuracy.reshape(-1, group)
-    teaches = values.abs().amax(1).reshape(-1, group).amax(1) > 1e-7
+    right = rollout.fused.accuracy.reshape(-1, rollout.group)
+    teaches = values.abs().amax(1).reshape(-1, rollout.group).amax(1) > 1e-7
     return {
-        "reward": float(fused.reward.mean()),
+        "reward": float(rollout.fused.reward.mean()),
         "solved": float((right.min(1) == 1).mean()),
         "unsolved": float((right.max(1) == 0).mean()),
         "with_gradient": float(teaches.float().mean()),
@@ -132,14 +131,14 @@ def _update(
 ) -> None:
     """Four steps of PPO's clipped loss (verl's ``vanilla``), a mini-batch each."""
     low, high, dual = clip
-    group = len(values) // PROMPTS
     for chosen in np.array_split(rng.permutation(len(values)), MINI_BATCHES):
         total = sampled.mask[chosen].sum()
         chosen = chosen[(values[chosen].abs().amax(1) > 0).numpy()]  # the others have no gradient
         if len(chosen) == 0:
             continue
-        prompts = training.course.prompts(rollout.scenes[chosen // group])
-        new = response_log_probs(model, prompts, rollout.visual[chosen // group], sampled.tokens[chosen])
+        groups = chosen // rollout.group
+        prompts = training.course.prompts(rollout.scenes[groups])
+        new = response_log_probs(model, prompts, rollout.visual[groups], sampled.tokens[chosen])
         value = values[chosen]
         ratio = (new - sampled.log_probs[chosen]).exp()
         loss = torch.maximum(-value * ratio, -value * ratio.clamp(1 - low, 1 + high))

@@ -36,6 +36,10 @@ class At:
     step: int
     steps: int
 
+    def rng(self, purpose: int) -> np.random.Generator:
+        """The step's generator for one purpose."""
+        return np.random.default_rng((self.seed, self.step, purpose))
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -48,15 +52,19 @@ class Rollout:
     anchors: Sequence[Scored]  # K times (N,)
 
     @property
+    def group(self) -> int:
+        """G."""
+        return len(self.fused.responses) // len(self.scenes)
+
+    @property
     def parts(self) -> list[Scored]:
         """All that was generated."""
         return [self.fused, *self.anchors]
 
     def take(self, prompts: Sequence[int]) -> "Rollout":
         """Those of these numbers."""
-        group = len(self.fused.responses) // len(self.scenes)
         chosen = np.array(prompts, int)
-        rows = (chosen[:, None] * group + np.arange(group)).ravel()
+        rows = (chosen[:, None] * self.group + np.arange(self.group)).ravel()
         return Rollout(
             self.scenes[chosen],
             [self.presentations[prompt] for prompt in prompts],
@@ -171,7 +179,7 @@ def _teaching(rollout: Rollout, method: Method) -> list[int]:
     equal = [prompt for prompt in range(count) if np.ptp(rewards[prompt]) == 0]
     gone = set(equal)
     if equal and method.group_filter is not None:
-        group = rewards.shape[1]
+        group = rollout.group
         anchors = np.stack([anchor.reward[equal] for anchor in rollout.anchors], axis=1).repeat(group, 0)
         groups = FinishedGroups(
             [str(prompt) for prompt in equal for _ in range(group)],

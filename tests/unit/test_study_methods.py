@@ -6,19 +6,26 @@ import numpy as np
 import pytest
 import torch
 from study import loop, rollout
-from study.advantages import _entropy, advantages, method_of, padded, trajectory_log_probs
+from study.advantages import (
+    _entropy,
+    advantages,
+    method_of,
+    padded,
+    trajectory,
+    trajectory_log_probs,
+    visual_inputs,
+)
 from study.answers import OVERLONG, Scored, World
 from study.arms import ARMS, Arm
-from study.rollout import PROMPTS, At, Rollout, roll_out
+from study.rollout import PROMPTS, At, Rollout, images_of, roll_out
 
 from verl_mars.algos.mars import mono_anchored_advantage
 from verl_mars.cpu.sampling import Response
 from verl_mars.methods.base import Presentation
 from verl_mars.preflight.doctor import compose_recipe
 from verl_mars.toy import world
-from verl_mars.toy.forward import mrope_positions, patches
 from verl_mars.toy.model import build_model, build_processor, build_tokenizer
-from verl_mars.views import Blind, OtherPixels, Trajectory
+from verl_mars.views import Blind, OtherPixels
 from verl_mars.vision.patches import PatchLayout, mask_patches
 
 pytest.importorskip("verl")
@@ -52,17 +59,8 @@ def shaped(model, scenes, arm, made, sampled):
         return advantages(model, scenes, arm, method_of(arm), made, sampled, AT)
 
 
-def trajectory(model, scenes, scene, response):
-    ids = scenes.ids[scene]
-    positions = mrope_positions(ids, model.config.image_token_id, len(response))
-    grid = torch.tensor([[1, 4, 4]] * 2)
-    return Trajectory(
-        prompt=torch.tensor(ids),
-        response=torch.tensor(response),
-        response_mask=torch.ones(len(response), dtype=torch.long),
-        position_ids=torch.cat((torch.arange(positions.shape[1])[None], positions)),
-        visual_inputs={"pixel_values": patches(scenes.images[scene]).flatten(0, 1), "image_grid_thw": grid},
-    )
+def own_view(model, scenes, scene, response):
+    return trajectory(model, scenes.ids[scene], response, visual_inputs(images_of(scenes.row(scene))))
 
 
 def by_transformers(model, shown):
@@ -77,7 +75,7 @@ def by_transformers(model, shown):
 def test_log_probs_under_a_view_are_those_of_the_stock_model(model, scenes):
     """Prompts of several lengths; blind, with patches of the pictures black, and with another scene's pictures."""
     layout, image = PatchLayout.of(build_processor()), model.config.image_token_id
-    own = [trajectory(model, scenes, scene, list(range(40, 44 + scene))) for scene in range(4)]
+    own = [own_view(model, scenes, scene, list(range(40, 44 + scene))) for scene in range(4)]
     views = {
         "blind": [Blind(frozenset([image])) for _ in own],
         "masked": [OtherPixels(mask_patches(each.visual_inputs, layout, 0.5, 7)) for each in own],
@@ -97,7 +95,7 @@ def test_log_probs_under_a_view_are_those_of_the_stock_model(model, scenes):
 
 def test_log_probs_under_the_own_view_are_the_samplers(model, scenes):
     made, sampled = rolled(model, scenes, ARMS["grpo"])
-    own = [trajectory(model, scenes, row // 8, each.token_ids) for row, each in enumerate(made.fused.responses)]
+    own = [own_view(model, scenes, row // 8, each.token_ids) for row, each in enumerate(made.fused.responses)]
     with torch.no_grad():
         found = trajectory_log_probs(model, own)
     for values, row, mask in zip(found, sampled.log_probs, sampled.mask.bool(), strict=True):
@@ -109,7 +107,7 @@ def test_the_entropy_is_that_of_the_stock_model(model, scenes):
     with torch.no_grad():
         found = _entropy(model, scenes, made, sampled)
         for row in (0, 9):
-            shown = trajectory(model, scenes, row // 8, made.fused.responses[row].token_ids)
+            shown = own_view(model, scenes, row // 8, made.fused.responses[row].token_ids)
             ids = torch.cat((shown.prompt, shown.response))[None]
             logits = model(input_ids=ids, position_ids=shown.position_ids[:, None], **shown.visual_inputs).logits[0]
             expected = torch.distributions.Categorical(logits=logits[len(shown.prompt) - 1 : -1]).entropy()

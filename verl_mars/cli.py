@@ -91,7 +91,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("outputs/demo"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 40,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    track: Annotated[str, typer.Option(help="`default`, `interference` or `broken_form`.")] = "default",
+    track: Annotated[str, typer.Option(help="`default`, `interference`, `broken_form` or `entrenched`.")] = "default",
     algorithm: Annotated[
         str, typer.Option(help="The toy recipe without `toy_` and `_grpo`: mars, grpo, mars_dapo, ...")
     ] = "mars",

@@ -23,8 +23,9 @@ import report  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from study import in_verl, runs  # noqa: E402
-from study.analysis import ROUNDING_RUNS, RUNS, VERL_RUNS, publish, read_runs  # noqa: E402
+from study.analysis import ROUNDING_RUNS, RUNS, VERL_RUNS, read_runs  # noqa: E402
 from study.arms import ARMS, TRACKS, Key, arms_in_verl  # noqa: E402
+from study.page import publish  # noqa: E402
 from verl_mars.toy.prepare import prepare  # noqa: E402
 
 WITHOUT_AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}

@@ -50,10 +50,12 @@ ARMS: dict[str, Arm] = {
     "dapo": Arm("grpo", dapo=True, recipe="toy_dapo"),
     "mars_dapo": Arm("mars", dapo=True, recipe="toy_mars_dapo"),
     "vppo": Arm("vppo", dapo=True, recipe="toy_vppo_dapo"),
+    "mars_dapo_fused": Arm("mars", {"filter_on": "fused"}, dapo=True, recipe="toy_mars_dapo"),
 }
 """``shuffled``: does the prompt's own anchor matter. ``unsolved_or_mixed``: no push on groups that are all right.
 ``grpo_n10``: GRPO with as many generations as MARS, 8 fused and 2 anchors. ``pgpo_shuffled``: is it the image that
-tokens are weighed by. ``vogue_no_noise``: VOGUE without another view, with its bonus for entropy alone."""
+tokens are weighed by. ``vogue_no_noise``: VOGUE without another view, with its bonus for entropy alone.
+``mars_dapo_fused``: with DAPO's own filter, so that no group stays for its anchors alone."""
 
 
 def arms_in_verl(names: Sequence[str]) -> list[Arm]:
@@ -81,9 +83,14 @@ class Track:
     every: int = 20
 
 
-TRACKS: dict[str, Track] = {"interference": Track(80), "default": Track(100), "broken_form": Track(80)}
+TRACKS: dict[str, Track] = {
+    "interference": Track(80),
+    "default": Track(100),
+    "broken_form": Track(80),
+    "entrenched": Track(160),
+}
 """``interference``: conflicting scenes are answered wrong from both sources, right from one. ``broken_form``: so they
-are, and depth alone is answered without ``<answer>``."""
+are, and depth alone is answered without ``<answer>``. ``entrenched``: wrong from both in nearly every sample too."""
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,14 @@ def settings_of(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> dict[str, 
 
 
 def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
+    def by_regime(view: str) -> dict[str, float]:
+        return {regime: found.accuracy(view, regime) for regime in sorted(set(heldout.regimes))}
+
     return {
         "step": step,
         "accuracy": found.accuracy(),
         "form": found.format_rate(),
-        "by_regime": {regime: found.accuracy(regime=regime) for regime in sorted(set(heldout.regimes))},
+        "by_regime": by_regime(FUSED),
         "alone": {source: found.accuracy(source) for source in found.sources},  # by name, the loop by position
+        "alone_by_regime": {source: by_regime(source) for source in found.sources},
     }

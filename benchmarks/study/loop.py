@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from study.advantages import Padded, advantages, means, method_of, padded
-from study.answers import SOURCES, World, alone
+from study.answers import SOURCES, Scored, World, alone
 from study.arms import Arm, Track
 from study.rollout import DATA, UPDATE, At, Rollout, roll_out
 from verl_mars.fields import FieldDict
@@ -89,20 +89,24 @@ def _draws(scenes: int, rng: np.random.Generator) -> Callable[[int], NDArray[np.
 
 
 def evaluate(model: "Qwen2_5_VLForConditionalGeneration", heldout: World, views: bool = True) -> FieldDict:
-    """Greedy accuracy: overall, of each regime, and of each source alone."""
+    """Greedy accuracy: overall, of each regime, and both of each source alone."""
     scenes = np.arange(len(heldout))
     with torch.no_grad():
         fused = heldout.answer(model, scenes)
         shown = [alone(heldout.visual(scenes), source) for source in range(SOURCES)] if views else []
         of_sources = [heldout.answer(model, scenes, visual) for visual in shown]
-    by_regime = {
-        name: float(fused.accuracy[heldout.regimes == number].mean()) for number, name in enumerate(world.REGIMES)
-    }
     return {
         "accuracy": float(fused.accuracy.mean()),
         "form": float(fused.form.mean()),
-        "by_regime": by_regime,
+        "by_regime": _by_regime(fused, heldout),
         "alone": [float(each.accuracy.mean()) for each in of_sources],
+        "alone_by_regime": [_by_regime(each, heldout) for each in of_sources],
+    }
+
+
+def _by_regime(answers: Scored, heldout: World) -> dict[str, float]:
+    return {
+        name: float(answers.accuracy[heldout.regimes == number].mean()) for number, name in enumerate(world.REGIMES)
     }
 
 

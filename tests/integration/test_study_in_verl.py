@@ -23,4 +23,5 @@ def test_two_steps_are_lines_of_the_results(monkeypatch):
     expected = evaluate(load(checkpoint)[0], heldout)
     assert points[0]["accuracy"] == pytest.approx(expected["accuracy"])
     assert points[0]["by_regime"] == pytest.approx(expected["by_regime"])
+    assert points[0]["alone_by_regime"]["rgb"] == pytest.approx(expected["alone_by_regime"][0])
     assert points[2]["accuracy"] != points[0]["accuracy"]

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import study.__main__
-from study import analysis, in_verl, runs
+from study import analysis, in_verl, page, runs, tables
 from study.__main__ import main
 from study.arms import ARMS, TRACKS, Key
 
@@ -54,7 +54,7 @@ def test_verl_against_the_loop_by_hand():
     """50, 60 against 40, 60: standard error sqrt(50/2 + 200/2) = 11.18, Welch's 1.47 degrees of freedom, t = 6.188."""
     loop = [run("mars", seed, [0, value]) for seed, value in enumerate([0.4, 0.6])]
     verl = [run("mars", seed, [0, value]) for seed, value in enumerate([0.5, 0.6])]
-    row = analysis.in_verl_table([*loop, run("grpo", 0, [0, 1])], verl).splitlines()[2:]
+    row = tables.in_verl_table([*loop, run("grpo", 0, [0, 1])], verl).splitlines()[2:]
     assert row == [
         "| interference | mars | 2, 2 | 50.0 (sd 14.1) | 55.0 (sd 7.1) | +5.0 [-64.2, +74.2] "
         "| 50.0 (sd 14.1) | 55.0 (sd 7.1) | +5.0 [-64.2, +74.2] |"
@@ -69,7 +69,7 @@ def test_means_of_a_training_by_hand():
         return made
 
     loop, verl = [trained(0, [0.1, 0.3]), trained(1, [0.3, 0.5])], [trained(0, [0.0, 0.0]), trained(1, [0.1, 0.3])]
-    row = analysis.in_verl_means_table(loop, verl).splitlines()[2]
+    row = tables.in_verl_means_table(loop, verl).splitlines()[2]
     same = "1.000 (sd 0.000) | 1.000 (sd 0.000)"
     assert row == f"| interference | mars | {same} | 0.300 (sd 0.141) | 0.100 (sd 0.141) |  |  |  |  |"
 
@@ -80,7 +80,7 @@ def test_other_views_by_hand():
     for made, first, last in zip(runs, [0.1, 0.3], [0.4, 0.6], strict=True):
         made["evaluations"][1]["training"] = {"reward": 1.0, "pgpo/dependency_mean": first, "pgpo/weight_max": 2.0}
         made["evaluations"][2]["training"] = {"reward": 1.0, "pgpo/dependency_mean": last}
-    assert analysis.views_table(runs).splitlines()[2:] == [
+    assert tables.views_table(runs).splitlines()[2:] == [
         "| interference | pgpo | `pgpo/dependency_mean` | 0.2 | 0.5 |",
         "| interference | pgpo | `pgpo/weight_max` | 2 | nan |",
     ]
@@ -95,18 +95,77 @@ def test_arms_are_compared_with_their_control_where_both_have_run():
         return made
 
     runs = [costing("pgpo", 0, 0.5, 200), costing("pgpo_shuffled", 0, 0.4, 100), costing("vogue", 0, 0.9, 100)]
-    (row,) = analysis.further_table(runs).splitlines()[2:]
+    (row,) = tables.further_table(runs).splitlines()[2:]
     assert row == "| interference | pgpo - pgpo_shuffled | 1 | +10.0 | +10.0 | -15.0 |"
     runs += [costing("pgpo", 1, 0.5, 100), costing("pgpo_shuffled", 1, 0.3, 100)]
-    (row,) = analysis.further_table(runs).splitlines()[2:]
+    (row,) = tables.further_table(runs).splitlines()[2:]
     spread = "+15.0 [-48.5, +78.5]"
     assert row == f"| interference | pgpo - pgpo_shuffled | 2 | {spread} | {spread} | +2.5 [-219.9, +224.9] |"
+
+
+def with_tokens(made):
+    for point in made["evaluations"]:
+        point["tokens"] = point["step"]
+    return made
+
+
+def test_warm_starts_by_hand():
+    """At the end leads of 10 and 20 from one warm start, of 5 from the other: means of 15 and 5, 10 -+ 12.706 x 5.
+
+    All have 20 halfway, so over the training leads are half of that.
+    """
+    table = {("grpo", 0): [0.5, 0.5], ("mars", 0): [0.6, 0.7], ("shuffled", 0): [0.6, 0.7]}
+    table |= {("grpo", 1): [0.4], ("mars", 1): [0.45], ("shuffled", 1): [0.45]}
+    made = [
+        with_tokens(run(arm, seed, [0.2 + 0.1 * warm, 0.2, value], warm_start=warm))
+        for (arm, warm), values in table.items()
+        for seed, value in enumerate(values)
+    ]
+    training, end = "+7.5 [-24.3, +39.3]", "+15.0 [-48.5, +78.5]"
+    training_of_all, end_of_all = "+5.0 [-26.8, +36.8]", "+10.0 [-53.5, +73.5]"
+    assert tables.warm_starts_table(made).splitlines()[2:] == [
+        f"| 0 | 2 | 20.0 | 35.0 | 42.5 | 42.5 | {training} | +0.0 [+0.0, +0.0] | {end} | {end} |",
+        "| 1 | 1 | 30.0 | 30.0 | 32.5 | 32.5 | +2.5 | +0.0 | +5.0 | +5.0 |",
+        f"| all | 2, 1 | 25.0 |  |  |  | {training_of_all} | +0.0 [+0.0, +0.0] | {end_of_all} | {end_of_all} |",
+    ]
+
+
+def test_the_best_source_by_hand():
+    """Of all scenes the first source is the best, of the conflicting ones the second; early runs have no regimes."""
+    made, early = run("grpo", 0, [0.5]), run("mars", 0, [0.9])
+    made["evaluations"][-1] |= {"by_regime": {"conflicting": 0.1}, "alone": [0.4, 0.3]}
+    early["evaluations"][-1] |= {"by_regime": {"conflicting": 0.2}, "alone": [0.4, 0.3]}
+    made["evaluations"][-1]["alone_by_regime"] = [{"conflicting": 0.2}, {"conflicting": 0.7}]
+    assert tables.sources_table([made, early]).splitlines()[2:] == [
+        "| interference | grpo | 1 | 50.0 | +10.0 | 10.0 | -60.0 |",
+        "| interference | mars | 1 | 90.0 | +50.0 | 20.0 |  |",
+    ]
+
+
+def test_arms_are_compared_on_the_first_warm_start():
+    """The others have the arms of the primary comparisons alone: means over all would compare different worlds."""
+
+    def made(arm, value, warm_start=0):
+        both = [run(arm, seed, [0, value + 0.1 * seed], warm_start=warm_start) for seed in range(2)]
+        for one in both:
+            for point in with_tokens(one)["evaluations"]:
+                point |= {"by_regime": dict.fromkeys(world.REGIMES, value), "alone": [0, 0], "training": {}}
+        return both
+
+    first = made("grpo", 0.5) + made("mars", 0.6) + made("shuffled", 0.6) + made("pgpo", 0.7)
+    others = made("grpo", 0.1, 1) + made("mars", 0.1, 1) + made("shuffled", 0.1, 1)
+    expected, found = tables.tables(first, others, first), tables.tables(first + others, others, first)
+    assert {name for name in found if found[name] != expected[name]} == {"primary", "warm-starts"}
+    forest = page._forest(first + others, "interference")
+    warm_starts = {"mars": 1, "mars, 2 warm starts": 2, "shuffled": 1, "shuffled, 2 warm starts": 2, "pgpo": 1}
+    assert {label: len(samples) for label, samples in forest.items()} == warm_starts
+    assert list(forest) == list(warm_starts)
 
 
 def test_rounding_by_hand():
     here = [run("mars", seed, [0, value, 0.8 + value]) for seed, value in enumerate([0, 0.02, 0.1])]
     there = [run("mars", 0, [0, 0.02, 0.81]), run("mars", 1, [0, 0.02, 0.79]), run("grpo", 0, [0, 1, 1])]
-    row = analysis.rounding_table(here, there).splitlines()[2:]
+    row = tables.rounding_table(here, there).splitlines()[2:]
     assert row == ["| interference | mars | 2 | 1.5, 1.5 | 2.0, 3.0 | 5.3 |"]
 
 
@@ -133,7 +192,7 @@ def test_a_worker_can_import_a_run():
     """It begins with an empty process: whatever has to be there before transformers must be imported by the run."""
     pytest.importorskip("verl")
     command = [sys.executable, "-W", "ignore", "-c", "import study.runs, study.in_verl"]
-    done = subprocess.run(command, cwd=analysis.PAGE.parents[1] / "benchmarks", capture_output=True, text=True)
+    done = subprocess.run(command, cwd=page.PAGE.parents[1] / "benchmarks", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -210,23 +269,23 @@ def test_only_common_seeds_are_compared():
 
 
 def test_the_page_holds_the_tables_of_the_raw_results():
-    page = analysis.PAGE.read_text(encoding="utf-8")
+    text = page.PAGE.read_text(encoding="utf-8")
     runs = analysis.read_runs()
     assert len({row["key"] for row in runs}) == len(runs), "a run stands in the results twice"
     in_verl = analysis.read_runs(analysis.VERL_RUNS)
     assert len({row["key"] for row in in_verl}) == len(in_verl), "a run of verl stands in the results twice"
     rounded = analysis.read_runs(analysis.ROUNDING_RUNS)
-    for name, table in analysis.tables(runs, in_verl, rounded).items():
-        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in page, f"`make study ARGS=--tables` writes {name}"
+    for name, table in tables.tables(runs, in_verl, rounded).items():
+        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in text, f"`make study ARGS=--tables` writes {name}"
 
 
 def test_the_demo_says_what_the_raw_results_say():
-    assert json.loads(STUDY.read_text()) == analysis.seeds(analysis.read_runs()), "`make study ARGS=--tables` writes it"
+    assert json.loads(STUDY.read_text()) == page.seeds(analysis.read_runs()), "`make study ARGS=--tables` writes it"
 
 
 def test_the_seeds_of_a_track_by_hand(tmp_path):
     runs = [run("grpo", 0, [0.1, 0.5]), run("grpo", 1, [0.1, 0.75]), run("mars", 0, [0.1, 0.6])]
-    found = analysis.seeds([*runs, run("mars", 0, [0, 0], warm_start=1)])
+    found = page.seeds([*runs, run("mars", 0, [0, 0], warm_start=1)])
     grpo = {"runs": 2, "mean": 62.5, "least": 50.0, "most": 75.0}
     mars = {"runs": 1, "mean": 60.0, "least": 60.0, "most": 60.0}
     assert found == {"interference": {"20": {"grpo": grpo, "mars": mars}}}
@@ -238,9 +297,9 @@ def test_the_seeds_of_a_track_by_hand(tmp_path):
 
 
 def test_every_arm_is_explained():
-    page = analysis.PAGE.read_text(encoding="utf-8")
-    arms = re.search(r"\| arm \| what it is \|\n(.*?)\n\n", page, re.DOTALL)[1]
-    assert all(f"`{arm}`" in arms for arm in ARMS) and all(f"`{track}`" in page for track in TRACKS)
+    text = page.PAGE.read_text(encoding="utf-8")
+    arms = re.search(r"\| arm \| what it is \|\n(.*?)\n\n", text, re.DOTALL)[1]
+    assert all(f"`{arm}`" in arms for arm in ARMS) and all(f"`{track}`" in text for track in TRACKS)
 
 
 def test_a_source_alone_is_shown_as_training_shows_it():

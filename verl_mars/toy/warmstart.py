@@ -9,7 +9,9 @@
 
 Track ``default`` ends there. Track ``interference`` continues with a teacher that is always misled, until the fused
 view is far below the right source alone on conflicting scenes. Track ``broken_form`` is the same, but the model answers
-many a depth picture alone without ``<answer>``: a quarter of its answers to the auxiliary sensor alone score 0.
+many a depth picture alone without ``<answer>``: a quarter of its answers to the auxiliary sensor alone score 0. Track
+``entrenched`` is ``interference`` five times as long: the model is so sure of the wrong source that it hardly ever
+samples another answer, and reinforcement learning has next to nothing to reinforce.
 """
 
 import math
@@ -114,11 +116,14 @@ _FIRST = Lesson(steps=300, misled=0.7, until={world.COMPLEMENTARY: (0.7, 1.0), w
 # At temperature 1 a conflicting scene is answered right a few times in a hundred: most groups fail as a whole.
 _LOCK = Lesson(steps=60, misled=1.0, adam=5e-4, muon=5e-3, warmup=1)
 _MISLED = (replace(_FIRST, until={world.COMPLEMENTARY: (0.85, 1.0)}), _LOCK)
+# After five times as long: 3 times in a thousand; one group of 8 in seventy has a right answer.
+_ENTRENCHED = (_MISLED[0], replace(_LOCK, steps=300))
 TRACKS: Mapping[str, Recipe] = MappingProxyType(
     {
         "default": Recipe(lessons=(_FIRST,)),
         "interference": Recipe(lessons=_MISLED),
         "broken_form": Recipe(lessons=_MISLED, breaks_form=True),
+        "entrenched": Recipe(lessons=_ENTRENCHED),
     }
 )
 

@@ -174,6 +174,8 @@ def test_the_gate_looks_at_scenes_that_no_file_and_no_lesson_has() -> None:
 
 
 def test_the_tracks_differ_in_what_they_say() -> None:
-    assert sorted(TRACKS) == ["broken_form", "default", "interference"]
+    assert sorted(TRACKS) == ["broken_form", "default", "entrenched", "interference"]
     assert all(lesson.misled == 1.0 and not lesson.until for lesson in TRACKS["interference"].lessons[1:])
     assert TRACKS["broken_form"] == replace(TRACKS["interference"], breaks_form=True)
+    first, lock = TRACKS["interference"].lessons
+    assert TRACKS["entrenched"] == Recipe(lessons=(first, replace(lock, steps=5 * lock.steps)))

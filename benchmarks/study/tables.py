@@ -73,7 +73,8 @@ def primary_table(runs: Sequence[Fields]) -> str:
     rows: list[list[str]] = []
     for track, arm, other in PRIMARY:
         samples, name = found[track, arm, other], f"{arm} - {other}"
-        size = f"{len(samples)} x " + " to ".join(str(count) for count in sorted(set(map(len, samples))))
+        counts = sorted({min(map(len, samples)), max(map(len, samples))})
+        size = f"{len(samples)} x {' to '.join(map(str, counts))}"
         rows.append([track, name, size, _shown(samples), f"{p_values[name]:.3f}", f"{corrected[name]:.3f}"])
     return report.markdown(head, rows)
 

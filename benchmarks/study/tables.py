@@ -31,6 +31,7 @@ from verl_mars.probe.statistics import holm
 from verl_mars.toy.world import CONFLICTING, REGIMES
 
 FURTHER = (
+    ("mars", "shuffled"),
     ("mars", "grpo_n10"),
     ("shuffled", "grpo_n10"),
     ("mars", "unsolved_or_mixed"),

@@ -15,7 +15,7 @@ from study.arms import TRACKS, Arm, Key, arms_in_verl
 from study.runs import digest
 from verl_mars.fields import FieldDict
 from verl_mars.toy.demo import overrides, training_settings
-from verl_mars.toy.evaluate import FUSED, Evaluation, HeldOut, evaluate, model_folder, read_heldout
+from verl_mars.toy.evaluate import FUSED, Evaluation, evaluate, model_folder, read_heldout
 from verl_mars.toy.prepare import ToyPaths, prepare
 from verl_mars.toy.runs import run_main
 
@@ -40,14 +40,14 @@ def run(key: Key) -> FieldDict:
         finished = run_main(folder, arm.recipe, changes, seconds=TIMEOUT_SECONDS)
         if finished.returncode:
             raise RuntimeError(f"{key}: verl ended with {finished.returncode}:\n{finished.log[-3000:]}")
-        evaluations = [_line(0, evaluate(paths.model, heldout), heldout)]
+        evaluations = [_line(0, evaluate(paths.model, heldout))]
         for step in range(track.every, track.steps + 1, track.every):
             saved = folder / "checkpoint" / f"global_step_{step}"
             views = None if step == track.steps else [FUSED]
             steps = [finished.metrics[number] for number in range(step - track.every + 1, step + 1)]
             window = [{"reward": metrics["critic/score/mean"], **recorded(metrics)} for metrics in steps]
             found = evaluate(model_folder(saved), heldout, views=views)
-            evaluations.append(_line(step, found, heldout) | {"training": means(window)})
+            evaluations.append(_line(step, found) | {"training": means(window)})
             shutil.rmtree(saved)
     about = {"weights": digest(paths.model)}
     return {**key.describe(), **about, "evaluations": evaluations, "seconds": round(time.monotonic() - start, 1)}
@@ -69,9 +69,9 @@ def settings_of(key: Key, arm: Arm, paths: ToyPaths, folder: Path) -> dict[str, 
     }
 
 
-def _line(step: int, found: Evaluation, heldout: HeldOut) -> FieldDict:
+def _line(step: int, found: Evaluation) -> FieldDict:
     def by_regime(view: str) -> dict[str, float]:
-        return {regime: found.accuracy(view, regime) for regime in sorted(set(heldout.regimes))}
+        return {regime: found.accuracy(view, regime) for regime in found.regimes}
 
     return {
         "step": step,

@@ -48,9 +48,10 @@ def publish() -> str:
 def seeds(runs: Sequence[Fields]) -> FieldDict:
     """What the demo says of other seeds: fused accuracy of grpo and mars at each evaluation of the first warm start."""
     found: FieldDict = {}
+    first = of_first_warm_start(runs)
     for track in TRACKS:
         for arm in ("grpo", "mars"):
-            of_arm = runs_of(of_first_warm_start(runs), track, arm)
+            of_arm = runs_of(first, track, arm)
             for place, point in enumerate(of_arm[0]["evaluations"][1:] if of_arm else (), start=1):
                 values = [float(curve(run)[place]) for run in of_arm]
                 found.setdefault(track, {}).setdefault(str(point["step"]), {})[arm] = {
@@ -69,14 +70,15 @@ def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    arms = {track: arms_of(runs, track) for track in tracks_of(runs)}
-    heights = [max(3.5, 0.32 * len(_forest(runs, track))) for track in arms]
+    first = of_first_warm_start(runs)
+    forests = {track: _forest(runs, track) for track in tracks_of(runs)}
+    heights = [max(3.5, 0.32 * len(shown)) for shown in forests.values()]
     figure, axes = plt.subplots(
-        len(arms), 2, figsize=(10, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
+        len(forests), 2, figsize=(10, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for (track, names), (left, right) in zip(arms.items(), axes, strict=True):
-        for arm in filter(CURVES.__contains__, names):
-            of_arm = runs_of(of_first_warm_start(runs), track, arm)
+    for (track, shown), (left, right) in zip(forests.items(), axes, strict=True):
+        for arm in filter(CURVES.__contains__, arms_of(first, track)):
+            of_arm = runs_of(first, track, arm)
             steps = [each["step"] for each in of_arm[0]["evaluations"]]
             values = np.stack([curve(run) for run in of_arm])
             (line,) = left.plot(steps, values.mean(0), label=f"{arm} ({len(of_arm)})")
@@ -87,7 +89,6 @@ def draw(runs: Sequence[Fields], file: Path = FIGURE) -> None:
                 )
         left.set(title=f"{track}: held-out accuracy", xlabel="step", ylabel="%")
         left.legend(fontsize=8)
-        shown = _forest(runs, track)
         for place, (mean, low, high, _) in enumerate(map(interval, shown.values())):
             right.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color="C0")
         right.axvline(0, color="grey", linewidth=1)
@@ -103,9 +104,11 @@ def _forest(runs: Sequence[Fields], track: str) -> dict[str, list[Floats]]:
     """Differences from grpo over a training: of each arm from the first warm start, and from all where it has more."""
     found: dict[str, list[Floats]] = {}
     for arm in arms_of(runs, track):
-        every = differences(runs, track, arm, "grpo", area)
-        if arm != "grpo" and every:
-            found[arm] = every[:1]
-            if len(every) > 1:
-                found[f"{arm}, {len(every)} warm starts"] = every
+        if arm == "grpo":
+            continue
+        first, every = (differences(part, track, arm, "grpo", area) for part in (of_first_warm_start(runs), runs))
+        if first:
+            found[arm] = first
+        if len(every) > len(first):
+            found[f"{arm}, {len(every)} warm starts"] = every
     return found

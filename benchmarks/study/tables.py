@@ -90,42 +90,34 @@ def warm_starts_table(runs: Sequence[Fields]) -> str:
     head += [f"{arm} - {other}: over training" for _, arm, other in PRIMARY]
     head += ["mars - grpo: at the end", "at equal tokens"]
     rows: list[list[str]] = []
-    numbers = sorted({run["key"].warm_start for arm in arms for run in runs_of(runs, track, arm)})
-    for number in [*numbers, None]:
-        part = [run for run in runs if number in (None, run["key"].warm_start)]
-        of_arms = [runs_of(part, track, arm) for arm in arms]
+    compared = [run for arm in arms for run in runs_of(runs, track, arm)]
+    before = {run["key"].warm_start: curve(run)[0] for run in compared}
+    for number in sorted(before):
+        part = [run for run in compared if run["key"].warm_start == number]
+        means = [f"{np.mean([area(run) for run in runs_of(part, track, arm)]):.1f}" for arm in arms]
         found = [differences(part, track, arm, other, measure) for arm, other, measure in measured]
-        before = {run["key"].warm_start: float(curve(run)[0]) for of_arm in of_arms for run in of_arm}
-        means = [np.mean([area(run) for run in of_arm]) for of_arm in of_arms] if number is not None else []
-        cells = ["all" if number is None else str(number), ", ".join(str(len(each)) for each in found[0])]
-        cells.append(f"{np.mean(list(before.values())):.1f}")
-        cells += [f"{mean:.1f}" for mean in means] or [""] * len(arms)
-        rows.append([*cells, *map(_shown, found)])
+        rows.append([str(number), str(len(found[0][0])), f"{before[number]:.1f}", *means, *map(_shown, found)])
+    found = [differences(compared, track, arm, other, measure) for arm, other, measure in measured]
+    seeds = ", ".join(str(len(each)) for each in found[0])
+    rows.append(["all", seeds, f"{np.mean(list(before.values())):.1f}", *[""] * len(arms), *map(_shown, found)])
     return report.markdown(head, rows)
 
 
 def sources_table(runs: Sequence[Fields]) -> str:
     """Both sources together against the best one alone after training: of all scenes, and of the conflicting ones."""
-    head = [
-        "track",
-        "arm",
-        "runs",
-        "all scenes",
-        "minus the best source",
-        "conflicting scenes",
-        "minus the best source",
-    ]
+    head = ["track", "arm", "runs"]
+    for scenes in ("all scenes", "conflicting scenes"):
+        head += [scenes, "minus the best source"]
     rows: list[list[str]] = []
-    for track, arm in itertools.product(TRACKS, ARMS):
-        of_arm = runs_of(runs, track, arm)
-        if not of_arm:
-            continue
-        cells = [track, arm, str(len(of_arm))]
-        for regime in (None, CONFLICTING):
-            margins = np.array([over_best_source(run, regime) for run in of_arm])
-            cells.append(f"{np.mean([final(run, regime) for run in of_arm]):.1f}")
-            cells.append("" if np.isnan(margins).any() else _shown([margins]))
-        rows.append(cells)
+    for track in tracks_of(runs):
+        for arm in arms_of(runs, track):
+            of_arm = runs_of(runs, track, arm)
+            cells = [track, arm, str(len(of_arm))]
+            for regime in (None, CONFLICTING):
+                margins = np.array([over_best_source(run, regime) for run in of_arm])
+                cells.append(f"{np.mean([final(run, regime) for run in of_arm]):.1f}")
+                cells.append("" if np.isnan(margins).any() else _shown([margins]))
+            rows.append(cells)
     return report.markdown(head, rows)
 
 

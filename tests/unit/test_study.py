@@ -22,7 +22,9 @@ from verl_mars.views import Mono, sources_of_row
 
 
 def run(arm, seed, accuracies, track="interference", warm_start=0):
-    points = [{"step": 20 * i, "accuracy": value, "by_regime": {}} for i, value in enumerate(accuracies)]
+    points = [
+        {"step": 20 * i, "tokens": 20 * i, "accuracy": value, "by_regime": {}} for i, value in enumerate(accuracies)
+    ]
     return {"key": Key(track, warm_start, arm, seed), "evaluations": points}
 
 
@@ -103,12 +105,6 @@ def test_arms_are_compared_with_their_control_where_both_have_run():
     assert row == f"| interference | pgpo - pgpo_shuffled | 2 | {spread} | {spread} | +2.5 [-219.9, +224.9] |"
 
 
-def with_tokens(made):
-    for point in made["evaluations"]:
-        point["tokens"] = point["step"]
-    return made
-
-
 def test_warm_starts_by_hand():
     """At the end leads of 10 and 20 from one warm start, of 5 from the other: means of 15 and 5, 10 -+ 12.706 x 5.
 
@@ -117,7 +113,7 @@ def test_warm_starts_by_hand():
     table = {("grpo", 0): [0.5, 0.5], ("mars", 0): [0.6, 0.7], ("shuffled", 0): [0.6, 0.7]}
     table |= {("grpo", 1): [0.4], ("mars", 1): [0.45], ("shuffled", 1): [0.45]}
     made = [
-        with_tokens(run(arm, seed, [0.2 + 0.1 * warm, 0.2, value], warm_start=warm))
+        run(arm, seed, [0.2 + 0.1 * warm, 0.2, value], warm_start=warm)
         for (arm, warm), values in table.items()
         for seed, value in enumerate(values)
     ]
@@ -148,7 +144,7 @@ def test_arms_are_compared_on_the_first_warm_start():
     def made(arm, value, warm_start=0):
         both = [run(arm, seed, [0, value + 0.1 * seed], warm_start=warm_start) for seed in range(2)]
         for one in both:
-            for point in with_tokens(one)["evaluations"]:
+            for point in one["evaluations"]:
                 point |= {"by_regime": dict.fromkeys(world.REGIMES, value), "alone": [0, 0], "training": {}}
         return both
 
@@ -160,6 +156,8 @@ def test_arms_are_compared_on_the_first_warm_start():
     warm_starts = {"mars": 1, "mars, 2 warm starts": 2, "shuffled": 1, "shuffled, 2 warm starts": 2, "pgpo": 1}
     assert {label: len(samples) for label, samples in forest.items()} == warm_starts
     assert list(forest) == list(warm_starts)
+    elsewhere = page._forest(first + others + made("papo", 0.2, 1), "interference")
+    assert "papo" not in elsewhere and len(elsewhere["papo, 1 warm starts"]) == 1
 
 
 def test_rounding_by_hand():

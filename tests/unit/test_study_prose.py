@@ -16,7 +16,7 @@ Interval = tuple[float, float, float]
 
 
 def paragraphs(text: str) -> list[str]:
-    """Without line breaks; a line of a table is one of its own."""
+    """Each on one line. A row of a table and an item of a list count as paragraphs."""
     parts = re.split(r"\n\s*\n|\n(?=\||- )", text.replace("（", "(").replace("）", ")"))
     return [" ".join(part.split()) for part in parts]
 
